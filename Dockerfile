@@ -10,16 +10,16 @@ FROM python:3.12.13-slim-bookworm
 RUN useradd --system --uid 10001 --no-create-home saas
 COPY --from=build /venv /venv
 WORKDIR /app
-COPY config.py wsgi.py gunicorn.conf.py ./
+COPY config.py wsgi.py serve.py gunicorn.conf.py ./
 COPY migrations migrations
 COPY templates templates
 COPY saas_api saas_api
 # Containers have a read-only file system: what is not compiled here is compiled at every start.
-RUN python -m compileall -q config.py wsgi.py gunicorn.conf.py migrations saas_api
+RUN python -m compileall -q config.py wsgi.py serve.py gunicorn.conf.py migrations saas_api
 ARG REVISION=
 ENV REVISION=$REVISION
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 APP_ENV=production
 USER saas
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('API_PORT', '8080') + '/healthz')"]
-CMD ["gunicorn", "wsgi:app"]
+CMD ["python", "serve.py"]

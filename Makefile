@@ -54,7 +54,7 @@ lint: $(READY) ## ruff: rules and format
 
 .PHONY: types
 types: $(READY) ## mypy
-	@$(BIN)/mypy saas_api config.py wsgi.py
+	@$(BIN)/mypy saas_api config.py wsgi.py serve.py
 	@cd clients/python && ../../$(BIN)/mypy
 
 .PHONY: contracts

@@ -57,6 +57,11 @@ class Settings(BaseProductSettings):
     LISTEN_ON: Literal["loopback", "all"] | None = setting_field(
         None, "loopback or all", "the addresses the web listens on, IPv4 and IPv6; all in production, else loopback"
     )
+    SERVER: Literal["gunicorn", "granian"] = setting_field(
+        "gunicorn",
+        "gunicorn or granian",
+        "the web server; granian is faster and needs a proxy, see deployment.md",
+    )
     APP_URL: str | None = setting_field(
         None,
         "an address like https://api.example",

@@ -28,7 +28,17 @@ from saas_api.core.web import pages
 
 bp = Blueprint("system", __name__, url_prefix="/admin")
 
-_LIBRARIES = ("flask", "sqlalchemy", "psycopg2-binary", "redis", "rq", "rq-scheduler", "marshmallow", "gunicorn")
+_LIBRARIES = (
+    "flask",
+    "sqlalchemy",
+    "psycopg2-binary",
+    "redis",
+    "rq",
+    "rq-scheduler",
+    "marshmallow",
+    "gunicorn",
+    "granian",
+)
 _SECRET = re.compile(r"SECRET|PASSWORD|PEPPER|TOKEN|_KEY$")
 _FOREIGN_PREFIXES = (
     "SQLALCHEMY_",

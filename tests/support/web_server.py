@@ -20,7 +20,7 @@ START_SECONDS = 60
 
 
 class WebServer:
-    """A gunicorn with one web process."""
+    """A web server with one web process."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
         self.process = process
@@ -87,23 +87,27 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextlib.contextmanager
-def serve(config: dict[str, Any], directory: Path, **settings: str) -> Iterator[WebServer]:
-    """Serve the web with changed settings until the end of the block."""
+def start(config: dict[str, Any], log: Path, **settings: str) -> WebServer:
+    """Start the web with changed settings; its output goes to a file."""
     port = free_port()
     values = {**forks.engines_of(config), "API_PORT": port, "WEB_CONCURRENCY": 1, **settings}
     environment = {**os.environ, **{name: str(value) for name, value in values.items()}}
-    command = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py", "wsgi:app"]
-    log = directory / "web.log"
+    command = [sys.executable, "serve.py"]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-    server = WebServer(process, port)
+        return WebServer(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output), port)
+
+
+@contextlib.contextmanager
+def serve(config: dict[str, Any], directory: Path, **settings: str) -> Iterator[WebServer]:
+    """Serve the web with changed settings until the end of the block."""
+    log = directory / "web.log"
+    server = start(config, log, **settings)
     try:
         wait_until_served(server, log)
         yield server
     finally:
-        process.send_signal(signal.SIGQUIT)
-        process.wait(30)
+        server.process.send_signal(signal.SIGTERM if settings.get("SERVER") == "granian" else signal.SIGQUIT)
+        server.process.wait(30)
 
 
 def wait_until_served(server: WebServer, log: Path | None = None) -> None:

@@ -52,7 +52,7 @@ def up(*, port: int | None, with_demo: bool, with_reload: bool) -> None:
     """
     if setting("APP_ENV") == "production":
         raise CommandError(
-            "This is for development; with APP_ENV=production start gunicorn wsgi:app, flask worker and "
+            "This is for development; with APP_ENV=production start python serve.py, flask worker and "
             "flask scheduler, as compose.yaml does."
         )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # until the supervisor takes over: engines stop cleanly
@@ -123,11 +123,12 @@ def _children() -> list[ChildProcess]:
         "PYTHONUNBUFFERED": "1",
         "TZ": "UTC",
         "API_PORT": port,
+        "SERVER": setting("SERVER"),
         "WEB_CONCURRENCY": str(setting("WEB_CONCURRENCY")),
         "WEBHOOK_ALLOWED_NETWORKS": os.environ.get("WEBHOOK_ALLOWED_NETWORKS", _allowed_networks()),
     }
     commands = {
-        "web": [python, "-m", "gunicorn", "--config", "gunicorn.conf.py", "wsgi:app"],
+        "web": [python, "serve.py"],
         "worker": [python, "-m", "flask", "worker"],
         "scheduler": [python, "-m", "flask", "scheduler"],
     }

@@ -1,7 +1,6 @@
 """Binaries, users, directories and processes of this machine that the embedded engines need."""
 
 import contextlib
-import ctypes
 import os
 import pwd
 import shutil
@@ -9,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +17,6 @@ from saas_api.settings import instance
 
 _CACHE = Path("/var/cache/saas_api")
 _INSTALL_REDIS = "install redis-server 6.2 or later (Debian: apt install redis-server; macOS: brew install redis)"
-_PR_SET_PDEATHSIG = 1
 _CLOCK_VARIABLES = ("LD_PRELOAD", "DATEFUDGE")  # a shifted clock of the application also applies to its engines
 
 
@@ -99,18 +96,6 @@ def unprivileged_popen_args() -> dict[str, Any]:
         return {}
     nobody = pwd.getpwnam("nobody")
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-
-
-def set_parent_death_signal(number: signal.Signals) -> Callable[[], None] | None:
-    """A pre-exec function after which Linux signals the child when its parent dies; None elsewhere."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def request_signal() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, number)
-
-    return request_signal
 
 
 def make_engine_directory(path: Path, mode: int) -> None:

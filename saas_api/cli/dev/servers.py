@@ -16,6 +16,7 @@ from psycopg2 import sql
 
 from saas_api.cli.dev import host
 from saas_api.cli.dev.host import EngineError
+from saas_api.core import processes
 from saas_api.core.db import roles
 from saas_api.core.db.roles import DatabaseLogins
 from saas_api.settings.instance import DATABASE_LOGIN, DATABASE_NAME, DATABASE_OWNER
@@ -116,7 +117,7 @@ class EmbeddedServer(ABC):
                 stderr=subprocess.STDOUT,
                 env=host.server_environment(),
                 start_new_session=True,
-                preexec_fn=host.set_parent_death_signal(self.stop_signal),  # noqa: PLW1509 - only prctl, from the main thread
+                preexec_fn=processes.parent_death_signal(self.stop_signal),  # noqa: PLW1509 - only prctl, from the main thread
                 **host.unprivileged_popen_args(),
             )
         if configuration is not None and self.process.stdin:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from saas_api.cli.dev import host
 from saas_api.cli.dev.host import EngineError
+from saas_api.core import processes
 
 POLL_SECONDS = 1.0
 RESTART_DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -33,7 +33,7 @@ class SourceWatcher:
 
     def __init__(self, root: Path) -> None:
         self._folders = [root / "saas_api", root / "templates"]
-        self._files = [root / "config.py", root / "wsgi.py", root / "gunicorn.conf.py"]
+        self._files = [root / "config.py", root / "wsgi.py", root / "serve.py", root / "gunicorn.conf.py"]
         self._modified_at = self._read_times()
         self._polled_at = time.monotonic()
 
@@ -94,7 +94,7 @@ class ChildProcess:
             errors="replace",
             env={**os.environ, **self._environment},
             start_new_session=True,
-            preexec_fn=host.set_parent_death_signal(signal.SIGTERM),  # noqa: PLW1509 - only prctl, from the main thread
+            preexec_fn=processes.parent_death_signal(signal.SIGTERM),  # noqa: PLW1509 - only prctl, from the main thread
         )
         self._reader = threading.Thread(target=self._pass_on, args=(self.process,), daemon=True)
         self._reader.start()

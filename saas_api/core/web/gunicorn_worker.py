@@ -9,7 +9,6 @@ import functools
 import ipaddress
 import socket
 import struct
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -24,15 +23,10 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from saas_api.core.errors import ApiError, BadRequest, HeadersTooLarge, RequestTimeout, TooManyRequests, UriTooLong
-from saas_api.core.web import app as web_app
+from saas_api.core.web import serving
 
-MAX_REQUEST_BYTES = 1_048_576
-"""The largest body that a view accepts; of a larger one the application sees a byte more, and refuses it."""
 SEND_SECONDS = 60
 """How long a client may take to receive a piece of a response."""
-_PIECE_BYTES = 65_536
-_SPOOL_BYTES = 1_048_576
-_REQUEST_SPOOL_BYTES = 262_144
 _ERRORS: dict[type[Exception], type[ApiError]] = {
     http_errors.LimitRequestLine: UriTooLong,
     http_errors.LimitRequestHeaders: HeadersTooLarge,
@@ -115,7 +109,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
         self.application: Flask = self.wsgi
         self._settings = self.application.config
         self.wsgi = self._call_application
-        self._refusal = self._render_error(TooManyRequests("Too many connections from your address."), "/api/")
+        self._refusal = self._render_error(TooManyRequests("Too many connections from your address."), is_json=True)
 
     def accept(self, listener: Any) -> None:
         """Accept a connection, or refuse it when its address has too many."""
@@ -123,7 +117,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
             sock, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        client = (_unwrap_address(address[0]), *address[1:2])
+        client = (serving.unwrap_address(address[0]), *address[1:2])
         counted_as = _count_key(client[0])
         is_full = self._open_by_address[counted_as] >= self._settings["CONNECTIONS_PER_ADDRESS"]
         if is_full and not self._is_proxy(client[0]):
@@ -172,16 +166,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
 
     def _call_application(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         """Read the body, call the application when it has room, and keep its response until the client has it."""
-        environ["wsgi.input"] = _read_request(environ["wsgi.input"])
-        body = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 - closed once it is sent
+        environ["wsgi.input"] = serving.read_request(environ)
         with self._places:
-            pieces = self.application(environ, start_response)
-            try:
-                body.writelines(pieces)
-            finally:
-                if hasattr(pieces, "close"):
-                    pieces.close()
-        return _iter_and_close(body)
+            body = serving.collect_response(self.application(environ, start_response))
+        return serving.iter_and_close(body)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:  # noqa: ARG002 - gunicorn's
         """Answer a request that cannot be read, as the application would: JSON below /api/ and where it is accepted."""
@@ -190,26 +178,19 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
             self.log.error("Error handling a request", exc_info=exc)
         first_bytes = self._current.connection.reader.first_bytes
         try:
-            util.write_nonblock(client, self._render_error(error, "/api/" if _wants_json(first_bytes) else "/"))
+            util.write_nonblock(client, self._render_error(error, is_json=_wants_json(first_bytes)))
         except OSError:
             self.log.debug("The client of a failed request is gone")
 
-    def _render_error(self, error: ApiError, path: str) -> bytes:
-        with self.application.test_request_context(path, base_url=self._settings["APP_URL"]):
-            response = web_app.error_response(error)
-        head = [f"HTTP/1.1 {response.status}", *(f"{name}: {value}" for name, value in response.headers)]
-        return "\r\n".join([*head, "Connection: close", "", ""]).encode("latin-1") + response.get_data()
+    def _render_error(self, error: ApiError, *, is_json: bool) -> bytes:
+        status, headers, body = serving.render_error(self.application, error, is_json=is_json)
+        head = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers)]
+        return "\r\n".join([*head, "Connection: close", "", ""]).encode("latin-1") + body
 
 
 def _set_timeout(sock: Any, option: int, seconds: float) -> None:
     """Let the kernel end a call of a blocking socket. `settimeout` would give up the interpreter once more a call."""
     sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000)))
-
-
-def _unwrap_address(address: str) -> str:
-    """An address without its zone, with IPv4 unwrapped from IPv6."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
 
 
 def _count_key(address: str) -> str:
@@ -221,23 +202,6 @@ def _to_api_error(error: Exception) -> ApiError:
     return next((kind() for cause, kind in _ERRORS.items() if isinstance(error, cause)), ApiError())
 
 
-def _read_request(stream: Any) -> Any:
-    """The body of a request; a large one is kept in a file, because many may arrive at the same time."""
-    body = tempfile.SpooledTemporaryFile(_REQUEST_SPOOL_BYTES)  # noqa: SIM115 - freed with the request
-    missing = MAX_REQUEST_BYTES + 1
-    while missing and (piece := stream.read(min(missing, _REQUEST_SPOOL_BYTES))):
-        body.write(piece)
-        missing -= len(piece)
-    body.seek(0)
-    return body
-
-
 def _wants_json(first_bytes: bytes) -> bool:
     parts = first_bytes.split(b" ", 2)
     return (len(parts) > 1 and parts[1].startswith(b"/api/")) or b"application/json" in first_bytes
-
-
-def _iter_and_close(file: Any) -> Iterator[bytes]:
-    with file:
-        file.seek(0)
-        yield from iter(lambda: file.read(_PIECE_BYTES), b"")

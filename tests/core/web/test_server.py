@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import runpy
 import select
 import signal
@@ -10,18 +11,20 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 
 from config import load
+from saas_api.core.web import serving
 from tests.support import web_server
 from tests.support.services import create_service
 from tests.support.web_server import WebServer, read_all, read_response, request
 
 pytestmark = pytest.mark.long
-HEAD_SECONDS, BODY_SECONDS, KEEPALIVE_SECONDS, CONNECTIONS = 1, 2, 4, 30
+HEAD_SECONDS, BODY_SECONDS, KEEPALIVE_SECONDS, CONNECTIONS = 1, 2, 3, 30
 SLOW, PROXY, JSON = "127.0.0.2", "127.0.0.3", "Content-Type: application/json"
 MANY_SECONDS = 60
 """After these a test fails, on a busy machine too."""
@@ -29,10 +32,11 @@ HEALTHY = b"HTTP/1.1 200 OK"
 BUNDLE = "/static/swagger-ui-bundle.js"
 
 
-@pytest.fixture(scope="module")
-def web(app: Flask, config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
-    """A web with short deadlines, which trusts one proxy."""
+@contextlib.contextmanager
+def serve(server: str, config: dict[str, Any], directory: Path) -> Iterator[WebServer]:
+    """Serve the web with short deadlines and one trusted proxy."""
     settings = {
+        "SERVER": server,
         "REQUEST_HEAD_SECONDS": str(HEAD_SECONDS),
         "REQUEST_BODY_SECONDS": str(BODY_SECONDS),
         "KEEPALIVE_SECONDS": str(KEEPALIVE_SECONDS),
@@ -40,8 +44,29 @@ def web(app: Flask, config: dict[str, Any], tmp_path_factory: pytest.TempPathFac
         "TRUSTED_PROXY_IPS": PROXY,
         "APP_URL": "https://api.example",
     }
-    with web_server.serve(config, tmp_path_factory.mktemp("web"), **settings) as server:
+    with web_server.serve(config, directory, **settings) as web:
+        yield web
+
+
+@pytest.fixture(scope="module")
+def web(app: Flask, config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
+    """The web with gunicorn."""
+    with serve("gunicorn", config, tmp_path_factory.mktemp("web")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def granian(app: Flask, config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
+    """The web with granian."""
+    with serve("granian", config, tmp_path_factory.mktemp("granian")) as server:
+        yield server
+
+
+@pytest.fixture(params=["web", "granian"])
+def each_web(request: pytest.FixtureRequest) -> WebServer:
+    """The web with either server."""
+    server: WebServer = request.getfixturevalue(request.param)
+    return server
 
 
 @contextlib.contextmanager
@@ -95,6 +120,16 @@ def test_slow_requests_end_at_the_deadline_and_delay_nobody(web: WebServer, begi
     assert seconds < time.monotonic() - started_at
 
 
+def test_granian_has_a_deadline_for_the_head_only(granian: WebServer) -> None:
+    """A proxy in front has to have one for the body, as docs/deployment.md says."""
+    head = request("GET", "/healthz").removesuffix(b"\r\n") + b"X-Slow: "
+    body = request("POST", "/api/v1/auth/login", JSON, "Content-Length: 1000") + b"{"
+    with clients(granian, 24, b"") as silent, clients(granian, 24, head) as heads, clients(granian, 24, body) as bodies:
+        assert granian.get("/healthz").startswith(HEALTHY)
+        assert {read_all(connection) for connection in silent + heads} == {b""}
+        assert waiting(bodies) == bodies
+
+
 def test_silent_connection_is_closed_without_a_response(web: WebServer) -> None:
     """G2: no byte at all."""
     with clients(web, 24, b"") as silent:
@@ -102,19 +137,19 @@ def test_silent_connection_is_closed_without_a_response(web: WebServer) -> None:
         assert {read_all(connection) for connection in silent} == {b""}
 
 
-def test_client_that_does_not_read_delays_nobody(web: WebServer) -> None:
+def test_client_that_does_not_read_delays_nobody(each_web: WebServer) -> None:
     """G2, its sibling: 24 clients ask for a large file and do not read it."""
-    web.get(BUNDLE)  # compresses the file once
-    with clients(web, 24, request("GET", BUNDLE)):
+    each_web.get(BUNDLE)  # compresses the file once
+    with clients(each_web, 24, request("GET", BUNDLE)):
         time.sleep(0.3)
-        assert web.get("/healthz").startswith(HEALTHY)  # a delayed client gives up after 10 seconds
+        assert each_web.get("/healthz").startswith(HEALTHY)  # a delayed client gives up after 10 seconds
 
 
-def test_client_that_does_not_close_delays_nobody(web: WebServer) -> None:
+def test_client_that_does_not_close_delays_nobody(each_web: WebServer) -> None:
     """G2, its sibling: the server closes a connection, and the client keeps its half open."""
-    with clients(web, 24, request("GET", "/healthz", "Connection: close")) as lingering:
+    with clients(each_web, 24, request("GET", "/healthz", "Connection: close")) as lingering:
         assert all(read_all(connection).startswith(HEALTHY) for connection in lingering)
-        assert web.get("/healthz").startswith(HEALTHY)  # a delayed client gives up after 10 seconds
+        assert each_web.get("/healthz").startswith(HEALTHY)  # a delayed client gives up after 10 seconds
 
 
 def test_address_has_a_limit_of_connections_of_its_own(web: WebServer) -> None:
@@ -134,19 +169,19 @@ def test_address_has_a_limit_of_connections_of_its_own(web: WebServer) -> None:
         assert time.monotonic() < deadline
 
 
-def test_proxy_has_no_limit_of_connections(web: WebServer) -> None:
+def test_proxy_has_no_limit_of_connections(each_web: WebServer) -> None:
     """G2: all clients of a proxy share its address."""
     with contextlib.ExitStack() as stack:
-        proxied = [stack.enter_context(web.connect(PROXY)) for _ in range(CONNECTIONS + 1)]
+        proxied = [stack.enter_context(each_web.connect(PROXY)) for _ in range(CONNECTIONS + 1)]
         for connection in proxied:
             connection.sendall(request("GET", "/healthz"))
             assert read_response(connection).startswith(HEALTHY)
 
 
-def test_large_body_in_pieces_is_read(web: WebServer) -> None:
+def test_large_body_in_pieces_is_read(each_web: WebServer) -> None:
     """G2: a legitimate upload of 60 KiB that takes a second passes."""
     body = json.dumps({"email": "a" * 60_000}).encode()
-    with web.connect() as connection:
+    with each_web.connect() as connection:
         connection.sendall(request("POST", "/api/v1/auth/login", JSON, f"Content-Length: {len(body)}"))
         for start in range(0, len(body), 12_000):
             connection.sendall(body[start : start + 12_000])
@@ -161,33 +196,45 @@ def test_large_body_in_pieces_is_read(web: WebServer) -> None:
 
 
 @pytest.mark.parametrize("size", [70_000, 300_000, 5_000_000])
-def test_body_over_the_limit_gets_413(web: WebServer, size: int) -> None:
-    with web.connect() as connection:
+def test_body_over_the_limit_gets_413(each_web: WebServer, size: int) -> None:
+    with each_web.connect() as connection:
         connection.sendall(request("POST", "/api/v1/auth/login", JSON, f"Content-Length: {size}"))
         with contextlib.suppress(OSError):
             connection.sendall(b"x" * size)
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
-def test_usage_events_have_up_to_one_mebibyte(app: Flask, web: WebServer) -> None:
+def test_body_that_ends_early_does_not_reach_the_application(each_web: WebServer) -> None:
+    """A client that dies in the middle of a form has sent half of its values."""
+    with each_web.connect() as connection:
+        connection.sendall(request("POST", "/api/v1/auth/login", JSON, "Content-Length: 1000") + b"{}")
+        connection.shutdown(socket.SHUT_WR)
+        assert read_all(connection).partition(b"\r\n")[0] in (
+            b"HTTP/1.1 400 BAD REQUEST",
+            b"HTTP/1.1 400 Bad Request",
+            b"",
+        )
+
+
+def test_usage_events_have_up_to_one_mebibyte(app: Flask, each_web: WebServer) -> None:
     token = create_service(app)
     for size, status in ((1_048_576, b"200"), (1_048_577, b"413")):
         body = b'{"events": []}'.ljust(size)
         head = request("POST", "/api/v1/events", JSON, f"Authorization: Bearer {token}", f"Content-Length: {size}")
-        with web.connect() as connection:
+        with each_web.connect() as connection:
             connection.sendall(head + body)
             assert read_response(connection).startswith(b"HTTP/1.1 " + status)
 
 
-def test_large_response_arrives_whole(web: WebServer) -> None:
-    head, _, body = web.get(BUNDLE).partition(b"\r\n\r\n")
+def test_large_response_arrives_whole(each_web: WebServer) -> None:
+    head, _, body = each_web.get(BUNDLE).partition(b"\r\n\r\n")
     assert head.startswith(HEALTHY)
     assert int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]) == len(body) > 1_000_000
 
 
-def test_connection_is_kept_longer_than_the_deadlines(web: WebServer) -> None:
+def test_connection_is_kept_longer_than_the_deadlines(each_web: WebServer) -> None:
     """A9: a request on a connection that was idle for longer than the deadline of a head is served."""
-    with web.connect() as connection:
+    with each_web.connect() as connection:
         for pause in (HEAD_SECONDS + 0.5, 0):
             connection.sendall(request("GET", "/healthz"))
             assert read_response(connection).startswith(HEALTHY)
@@ -233,10 +280,18 @@ def test_page_that_cannot_be_read_is_a_page_of_the_product(web: WebServer) -> No
         assert b"Request id" in response
 
 
-def test_server_header_does_not_name_the_server_software(web: WebServer) -> None:
+def test_long_address_has_the_error_envelope_of_granian_too(granian: WebServer) -> None:
+    head, _, body = granian.get("/api/v1/" + "x" * 5000).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 414 ")
+    assert json.loads(body)["error"]["code"] == "URI_TOO_LONG"
+
+
+def test_server_header_does_not_name_the_server_software(each_web: WebServer) -> None:
     """Small: `Server: gunicorn`."""
     for path in ("/healthz", "/" + "x" * 5000):
-        assert b"gunicorn" not in web.get(path)
+        response = each_web.get(path).lower()
+        assert response.count(b"\r\nserver: ") == response.count(b"\r\nserver: saas-api\r\n")
+        assert not re.search(b"gunicorn|granian", response)
 
 
 def test_loopback_is_served_on_ipv4_and_ipv6(web: WebServer) -> None:
@@ -250,9 +305,10 @@ def test_loopback_is_served_on_ipv4_and_ipv6(web: WebServer) -> None:
         assert read_response(connection).startswith(HEALTHY)
 
 
-def test_only_loopback_is_listened_on(web: WebServer) -> None:
+def test_only_loopback_is_listened_on(each_web: WebServer) -> None:
     """Small: another machine of the network reaches the mailbox of development."""
-    connections = web_server.process_of(web).net_connections("tcp")
+    main = web_server.process_of(each_web)
+    connections = [found for process in (main, *main.children()) for found in process.net_connections("tcp")]
     addresses = {connection.laddr.ip for connection in connections if connection.status == "LISTEN"}
     assert "127.0.0.1" in addresses <= {"127.0.0.1", "::1"}
 
@@ -265,36 +321,57 @@ def test_all_addresses_are_listened_on_when_asked(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("path", ["/ops/mail", "/api/v1/billing/plans", "/healthz", "/login"])
-def test_unknown_host_is_refused_outside_production(web: WebServer, path: str) -> None:
+def test_unknown_host_is_refused_outside_production(each_web: WebServer, path: str) -> None:
     """Small: a page of evil.example whose name leads to 127.0.0.1 (DNS rebinding) reads nothing."""
-    with web.connect() as connection:
-        head = f"GET {path} HTTP/1.1\r\nHost: evil.example:{web.port}\r\nConnection: close\r\n\r\n"
+    with each_web.connect() as connection:
+        head = f"GET {path} HTTP/1.1\r\nHost: evil.example:{each_web.port}\r\nConnection: close\r\n\r\n"
         connection.sendall(head.encode())
         response = read_all(connection)
     assert response.startswith(b"HTTP/1.1 400 ")
     assert b"APP_URL" in response
 
 
-def test_hsts_follows_app_url(web: WebServer) -> None:
+def test_hsts_follows_app_url(each_web: WebServer) -> None:
     """Small: behind a proxy that ends TLS the request is plain HTTP, and the public address is https."""
     for path in ("/healthz", "/" + "x" * 5000):
-        assert b"Strict-Transport-Security: max-age=31536000" in web.get(path)
+        assert b"\r\nstrict-transport-security: max-age=31536000\r\n" in each_web.get(path).lower()
 
 
-def test_killed_web_process_is_replaced(web: WebServer) -> None:
+def test_killed_web_process_is_replaced(each_web: WebServer) -> None:
     """G2: a kill in the middle of slow requests leaves nothing behind."""
-    with clients(web, 10, b"GET /healthz HTTP/1.1\r\nX: "):
-        killed = web.kill_worker()
-        web_server.wait_until_served(web)
-    assert [child.pid for child in web_server.process_of(web).children()] != [killed]
+    with clients(each_web, 10, b"GET /healthz HTTP/1.1\r\nX: "):
+        killed = each_web.kill_worker()
+        web_server.wait_until_served(each_web)
+    assert [child.pid for child in web_server.process_of(each_web).children()] != [killed]
 
 
-def test_stop_answers_the_request_that_is_being_read(web: WebServer) -> None:
-    """G2: a deploy loses no request whose body is on its way. The last test of this web."""
-    with web.connect() as connection:
+def test_stop_answers_the_request_that_is_being_read(each_web: WebServer) -> None:
+    """G2: a deploy loses no request whose body is on its way. The last test of these webs."""
+    with each_web.connect() as connection:
         connection.sendall(request("POST", "/api/v1/auth/login", JSON, "Content-Length: 2"))
         time.sleep(0.2)
-        os.kill(web.process.pid, signal.SIGTERM)
+        os.kill(each_web.process.pid, signal.SIGTERM)
         time.sleep(0.3)
         connection.sendall(b"{}")
         assert read_all(connection).startswith(b"HTTP/1.1 422 ")
+
+
+@pytest.fixture
+def unprotected_table(app: Flask, superuser: Any) -> Iterator[None]:
+    """A table of organizations whose rows every organization reads."""
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("CREATE TABLE strays (organization_id uuid)")
+    yield
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("DROP TABLE strays")
+
+
+@pytest.mark.usefixtures("unprotected_table")
+@pytest.mark.parametrize("server", ["gunicorn", "granian"])
+def test_web_ends_when_the_database_does_not_separate_tenants(
+    config: dict[str, Any], server: str, tmp_path: Path
+) -> None:
+    """A server that started its processes again and again would hide it."""
+    log = tmp_path / "log"
+    assert web_server.start(config, log, SERVER=server).process.wait(60) == serving.BOOT_ERROR
+    assert "DATABASE_URL: table strays is not protected by row-level security" in log.read_text()
