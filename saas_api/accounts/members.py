@@ -1,5 +1,6 @@
 """Members of an organization: roles, ownership, removal; recipients of its mail."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -102,22 +103,40 @@ def list_recipients(
     user_ids: of further members who receive it
     includes_billing_email: the billing address of the organization receives it too, once it is verified
     """
-    recipients = {
-        member.email: Recipient(
-            member.email, member.full_name if member.is_verified else "", is_verified=member.is_verified
-        )
-        for member in session.execute(
-            sa.select(User.email, User.full_name, User.email_verified_at.is_not(None).label("is_verified"))
-            .join(Membership, Membership.user_id == User.id)
-            .where(Membership.organization_id == organization_id)
-            .where(sa.or_(Membership.role.in_(roles), User.id.in_(user_ids)))
-            .order_by(User.id)
-        )
-    }
     organization = session.get_one(Organization, organization_id)
-    if includes_billing_email and organization.billing_email and organization.billing_email_verified:
-        recipients.setdefault(organization.billing_email, Recipient(organization.billing_email, ""))
-    return list(recipients.values())
+    recipients = _members_to_mail(session, [organization_id], roles, user_ids)[organization_id]
+    return _add_billing_email(recipients, organization) if includes_billing_email else recipients
+
+
+def list_recipients_in_batch(
+    session: SystemSession, organizations: Collection[Organization], roles: Collection[str]
+) -> dict[UUID, list[Recipient]]:
+    """As `list_recipients`, of several organizations with their billing addresses, by organization."""
+    recipients = _members_to_mail(session, [organization.id for organization in organizations], roles)
+    return {one.id: _add_billing_email(recipients[one.id], one) for one in organizations}
+
+
+def _members_to_mail(
+    session: Session, organization_ids: Collection[UUID], roles: Collection[str], user_ids: Collection[UUID] = ()
+) -> defaultdict[UUID, list[Recipient]]:
+    is_verified = User.email_verified_at.is_not(None)
+    rows = session.execute(
+        sa.select(Membership.organization_id, User.email, User.full_name, is_verified)
+        .join(Membership, Membership.user_id == User.id)
+        .where(Membership.organization_id.in_(organization_ids))
+        .where(sa.or_(Membership.role.in_(roles), User.id.in_(user_ids)))
+        .order_by(User.id)
+    )
+    recipients: defaultdict[UUID, list[Recipient]] = defaultdict(list)
+    for organization_id, email, name, verified in rows:
+        recipients[organization_id].append(Recipient(email, name if verified else "", is_verified=verified))
+    return recipients
+
+
+def _add_billing_email(recipients: list[Recipient], organization: Organization) -> list[Recipient]:
+    address = organization.billing_email
+    is_new = address and organization.billing_email_verified and address not in {one.email for one in recipients}
+    return [*recipients, Recipient(address, "")] if address and is_new else recipients
 
 
 def enqueue_notice(

@@ -1,5 +1,7 @@
 """Render and enqueue mails of the platform, and resend them."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
@@ -73,10 +75,24 @@ def app_url(path: str, **query: str) -> str:
     return f"{setting('APP_URL')}{path}" + (f"?{urlencode(query)}" if query else "")
 
 
+@dataclass(frozen=True)
+class NewMail:
+    """A mail to enqueue; the names are those of `enqueue`."""
+
+    template: str
+    to: str
+    organization_id: UUID | None
+    context: dict[str, Any]
+
+
 # A tenant may insert and not read, so there is no RETURNING; its mails get its organization in any case.
 _INSERT = sa.text("""
 INSERT INTO mails (id, organization_id, template, recipient, subject, text_body, html_body, next_at)
-VALUES (:id, coalesce(:organization_id, current_organization()), :template, :recipient, :subject, :text, :html, now())
+SELECT m.id, coalesce(m.organization_id, current_organization()), m.template, m.recipient, m.subject, m.text_body,
+  m.html_body, now()
+FROM unnest(CAST(:ids AS uuid[]), CAST(:organizations AS uuid[]), CAST(:templates AS text[]),
+  CAST(:recipients AS text[]), CAST(:subjects AS text[]), CAST(:texts AS text[]), CAST(:htmls AS text[]))
+  AS m (id, organization_id, template, recipient, subject, text_body, html_body)
 """)
 
 
@@ -98,15 +114,22 @@ def enqueue(session: Session, template: str, to: str, *, organization_id: UUID |
     organization_id: None for a mail to a user, who may be a member of several organizations
     raises: jinja2's UndefinedError for an incomplete context
     """
-    subject, text, html = render(template, context)
+    enqueue_many(session, [NewMail(template, to, organization_id, context)])
+
+
+def enqueue_many(session: Session, new_mails: Sequence[NewMail]) -> None:
+    """Store several mails in one statement; otherwise as `enqueue`."""
+    if not new_mails:
+        return
+    rendered = [render(mail.template, mail.context) for mail in new_mails]
     values = {
-        "id": ids.new_id(),
-        "organization_id": organization_id,
-        "template": template,
-        "recipient": to,
-        "subject": subject,
-        "text": text,
-        "html": html,
+        "ids": ids.new_ids(len(new_mails)),
+        "organizations": [mail.organization_id for mail in new_mails],
+        "templates": [mail.template for mail in new_mails],
+        "recipients": [mail.to for mail in new_mails],
+        "subjects": [subject for subject, _, _ in rendered],
+        "texts": [text for _, text, _ in rendered],
+        "htmls": [html for _, _, html in rendered],
     }
     session.execute(_INSERT, values)
     queue.enqueue(session, DRAIN_JOB)
