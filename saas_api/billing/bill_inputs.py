@@ -21,7 +21,7 @@ from saas_api.billing.rating.bill import (
     RatedPlanVersion,
     UsageQuantity,
 )
-from saas_api.billing.rating.plan_changes import PlanSegment
+from saas_api.billing.rating.plan_changes import Pause, PlanSegment
 from saas_api.usage import quantities as usage_quantities
 from saas_api.usage import range_quantities
 from saas_api.usage.ranges import DateRange
@@ -129,14 +129,25 @@ def _prorated_segments(session: Session, period: BillingPeriod, ends_at: datetim
         .where(SubscriptionSegment.starts_at <= ends_at)
         .order_by(SubscriptionSegment.seq)
     )
+    return prorate_segments(period, ends_at, rows, pauses.list_pauses(session, period.organization_id))
+
+
+def prorate_segments(
+    period: BillingPeriod, ends_at: datetime, chain: Iterable[SubscriptionSegment], paused: Sequence[Pause]
+) -> tuple[ProratedSegment, ...]:
+    """Divide a period by the segments of its organization, without its pauses.
+
+    ends_at: as of `get_period_inputs`
+    chain: in order; segments that start after the end do not count
+    """
     segments = []
-    for segment in rows:
+    for segment in chain:
         starts_at = max(segment.starts_at, period.starts_at)
         ends = min(segment.ends_at or ends_at, ends_at)
         begins_here = ends_at == period.starts_at and (segment.ends_at is None or segment.ends_at > ends_at)
         if starts_at < ends or begins_here:
             segments.append(ProratedSegment(segment.plan_version_id, starts_at, ends))
-    return plan_changes.exclude_pauses(tuple(segments), pauses.list_pauses(session, period.organization_id))
+    return plan_changes.exclude_pauses(tuple(segments), paused)
 
 
 def list_usage(

@@ -277,14 +277,14 @@ def _store(
     invoice.credited_minor += allocation.total_minor
     invoice.reduced_minor += allocation.to_due_minor
     settlement.mark_paid_if_settled(invoice)
-    serial, number = invoice_lifecycle.next_serial_number(session, CREDIT_NOTE_SERIES)
+    [serial] = invoice_lifecycle.next_serials(session, CREDIT_NOTE_SERIES, 1)
     note = CreditNote(
         organization_id=invoice.organization_id,
         id=ids.new_id(),
         invoice_id=invoice.id,
         series=CREDIT_NOTE_SERIES,
         serial=serial,
-        number=number,
+        number=invoice_lifecycle.format_number(CREDIT_NOTE_SERIES, serial),
         currency=invoice.currency,
         reason=CreditNoteReason(content.reason),
         memo=content.memo,

@@ -1,5 +1,6 @@
 """Webhook events of invoices, subscriptions, spend caps and usage alerts, and the mail of a new invoice."""
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -7,7 +8,7 @@ from sqlalchemy import func, select
 
 from saas_api.accounts import members
 from saas_api.accounts.models import Organization
-from saas_api.billing.models import BillingPeriod, Invoice
+from saas_api.billing.models import BillingPeriod, Invoice, InvoiceStatus
 from saas_api.billing.plan_schemas import SubscriptionEventOut, SubscriptionUpdatedEventOut
 from saas_api.billing.schemas import InvoiceEventOut
 from saas_api.billing.usage_schemas import AlertEventOut, SpendCapOut
@@ -15,8 +16,9 @@ from saas_api.core import clock, ids, money
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.roles import BILLING_ROLES
 from saas_api.mail import mails
+from saas_api.mail.mails import NewMail
 from saas_api.webhooks import event_types, events
-from saas_api.webhooks.events import EventSubject
+from saas_api.webhooks.events import EventSubject, NewEvent
 from saas_api.webhooks.models import Event
 
 _EXAMPLE: dict[str, Any] = {
@@ -76,18 +78,40 @@ def publish_invoice_event(
     session.flush()  # the data are those of the stored row
     version = _next_version(session, invoice)
     period_key = (invoice.organization_id, invoice.billing_period_id)
-    data = event_types.dump_data(
-        event_type,
-        {
-            "invoice": invoice,
-            "period": session.get(BillingPeriod, period_key) if invoice.billing_period_id else None,
-            "currency": invoice.currency,
-            "attempt": attempt,
-            "next_attempt_at": next_attempt_at,
-            "version": version,
-        },
-    )
+    period = session.get(BillingPeriod, period_key) if invoice.billing_period_id else None
+    resource = _resource(invoice, period, version, attempt, next_attempt_at)
+    data = event_types.dump_data(event_type, resource)
     events.publish(session, invoice.organization_id, event_type, EventSubject(invoice.id, version), data)
+
+
+def publish_finalized(session: SystemSession, finalized: Iterable[tuple[Invoice, BillingPeriod]]) -> None:
+    """Publish the events of new invoices that became final in this transaction."""
+    by_organization = {invoice.organization_id: (invoice, period) for invoice, period in finalized}
+    for organization_id in events.list_publishing(session, by_organization):
+        invoice, period = by_organization[organization_id]
+        types = ["invoice.finalized", *(["invoice.paid"] if invoice.status == InvoiceStatus.PAID else [])]
+        published = []
+        for version, event_type in enumerate(types, start=_FIRST_VERSION):
+            data = event_types.dump_data(event_type, _resource(invoice, period, version, 0, None))
+            published.append(NewEvent(event_type, EventSubject(invoice.id, version), data))
+        events.publish_many(session, organization_id, published)
+
+
+def _resource(
+    invoice: Invoice, period: BillingPeriod | None, version: int, attempt: int, next_attempt_at: datetime | None
+) -> dict[str, Any]:
+    return {
+        "invoice": invoice,
+        "period": period,
+        "currency": invoice.currency,
+        "attempt": attempt,
+        "next_attempt_at": next_attempt_at,
+        "version": version,
+    }
+
+
+_FIRST_VERSION = 2
+"""Of an invoice that has become final; its draft, which is never published, was the first."""
 
 
 def _next_version(session: SystemSession, invoice: Invoice) -> int:
@@ -98,7 +122,8 @@ def _next_version(session: SystemSession, invoice: Invoice) -> int:
         )
     )
     age = clock.now() - invoice.finalized_at if invoice.finalized_at else None
-    return max((newest or 1) + 1, 2 + (max(age.days, 0) if age else 0))
+    newest_or_draft = newest or _FIRST_VERSION - 1
+    return max(newest_or_draft + 1, _FIRST_VERSION + (max(age.days, 0) if age else 0))
 
 
 def email_invoice(session: SystemSession, invoice: Invoice, organization: Organization, due_day: str) -> None:
@@ -106,21 +131,32 @@ def email_invoice(session: SystemSession, invoice: Invoice, organization: Organi
 
     due_day: as on the invoice, such as "8 May 2026"
     """
-    recipients = members.list_recipients(session, invoice.organization_id, BILLING_ROLES, includes_billing_email=True)
-    for recipient in recipients:
-        mails.enqueue(
-            session,
-            "invoice_ready",
-            recipient.email,
-            organization_id=invoice.organization_id,
-            name=recipient.name,
-            organization=organization.name,
-            number=invoice.number,
-            amount=money.format_minor(invoice.amount_due_minor, invoice.currency),
-            currency=invoice.currency,
-            due=due_day,
-            invoice_id=ids.format_id("inv", invoice.id),
-        )
+    email_invoices(session, [(invoice, organization, due_day)])
+
+
+def email_invoices(session: SystemSession, invoices: Sequence[tuple[Invoice, Organization, str]]) -> None:
+    """As `email_invoice`, of several organizations."""
+    organizations = [organization for _, organization, _ in invoices]
+    recipients = members.list_recipients_in_batch(session, organizations, BILLING_ROLES)
+    new_mails = [
+        NewMail("invoice_ready", recipient.email, organization.id, _mail_context(*one, recipient.name))
+        for one in invoices
+        for organization in [one[1]]
+        for recipient in recipients[organization.id]
+    ]
+    mails.enqueue_many(session, new_mails)
+
+
+def _mail_context(invoice: Invoice, organization: Organization, due_day: str, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "organization": organization.name,
+        "number": invoice.number,
+        "amount": money.format_minor(invoice.amount_due_minor, invoice.currency),
+        "currency": invoice.currency,
+        "due": due_day,
+        "invoice_id": ids.format_id("inv", invoice.id),
+    }
 
 
 _SUBSCRIPTION_EXAMPLE: dict[str, Any] = {

@@ -1,5 +1,6 @@
 """Drafts of closed periods, their finalization, and corrections: recalculate, delete, void, release held billing."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -34,6 +35,7 @@ from saas_api.core.faults import fault_point
 from saas_api.core.settings import setting
 
 INVOICE_SERIES = "INV"
+FINALIZED_ACTION = "invoice.finalized"
 CALCULATION_ERRORS = (ArithmeticError, LookupError, ValueError, DataError)
 """Errors that a calculation of the same period raises again, among them amounts that PostgreSQL cannot store."""
 _NOT_CALCULATED = 0  # rule_version of a draft without calculation
@@ -74,7 +76,7 @@ def due_date(profile: BillingProfile, finalized_at: datetime) -> datetime:
 
 
 # The lock lets foreign keys refer to the period: a call that records late usage for it must not make it look locked.
-_NEXT_UNINVOICED_PERIOD = (
+NEXT_UNINVOICED_PERIOD = (
     select(BillingPeriod)
     .where(BillingPeriod.status == PeriodStatus.CLOSED)
     .where(
@@ -83,6 +85,7 @@ _NEXT_UNINVOICED_PERIOD = (
     )
     .with_for_update(skip_locked=True, key_share=True)
 )
+"""The earliest closed period of each organization, locked; without those that another process is invoicing."""
 
 
 def invoice_next_period(session: SystemSession, organization_id: UUID) -> InvoiceWithPeriod | None:
@@ -90,7 +93,7 @@ def invoice_next_period(session: SystemSession, organization_id: UUID) -> Invoic
 
     returns: None when there is none, or when another process is invoicing it
     """
-    statement = _NEXT_UNINVOICED_PERIOD.where(BillingPeriod.organization_id == organization_id)
+    statement = NEXT_UNINVOICED_PERIOD.where(BillingPeriod.organization_id == organization_id)
     period = session.scalars(statement).first()
     if period is None:
         return None
@@ -111,7 +114,7 @@ def hold_next_period(session: SystemSession, organization_id: UUID, problem: str
     problem: for operators, who get a mail
     returns: None when another process has invoiced the period
     """
-    statement = _NEXT_UNINVOICED_PERIOD.where(BillingPeriod.organization_id == organization_id)
+    statement = NEXT_UNINVOICED_PERIOD.where(BillingPeriod.organization_id == organization_id)
     period = session.scalars(statement).first()
     if period is None:
         return None
@@ -142,13 +145,19 @@ def create_draft(session: SystemSession, period: BillingPeriod, *, replaces_id: 
     replaces_id: the void invoice that it replaces
     """
     period_bill = _calculate_bill(session, period)
-    invoice = _new_draft(period, period_bill.currency, CALCULATION_VERSION)
-    invoice.subtotal_minor = invoice.total_minor = period_bill.total_minor
+    invoice = new_draft(period, period_bill)
     invoice.replaces_id = replaces_id
     session.add(invoice)
     session.flush()  # the lines refer to it
     _add_lines(session, invoice, period_bill)
     return invoice
+
+
+def new_draft(period: BillingPeriod, period_bill: Bill) -> Invoice:
+    """A draft of a period's invoice that is not stored yet."""
+    draft = _new_draft(period, period_bill.currency, CALCULATION_VERSION)
+    draft.subtotal_minor = draft.total_minor = period_bill.total_minor
+    return draft
 
 
 def _new_draft(period: BillingPeriod, currency: str, rule_version: int) -> Invoice:
@@ -170,26 +179,29 @@ def _calculate_bill(session: SystemSession, period: BillingPeriod) -> Bill:
 
 
 def _add_lines(session: SystemSession, invoice: Invoice, period_bill: Bill) -> None:
-    session.add_all(
-        InvoiceLine(
-            organization_id=invoice.organization_id,
-            invoice_id=invoice.id,
-            position=position,
-            source_key=line.source_key,
-            kind=line.kind,
-            description=line.description,
-            plan_version_id=line.version_id,
-            meter_code=line.meter,
-            late_for_period_id=line.late_for_period_id,
-            service_starts_at=line.starts_at,
-            service_ends_at=line.ends_at,
-            quantity=line.quantity,
-            amount_minor=line.amount_minor,
-            calculation=dict(line.calculation),
-        )
-        for position, line in enumerate(period_bill.lines, start=1)
-    )
+    session.add_all(InvoiceLine(**values) for values in line_values(invoice, period_bill))
     session.flush()  # finalization compares their sum with the subtotal
+
+
+def line_values(invoice: Invoice, period_bill: Bill) -> Iterator[dict[str, Any]]:
+    """The lines of an invoice, as values by attribute of `InvoiceLine`."""
+    for position, line in enumerate(period_bill.lines, start=1):
+        yield {
+            "organization_id": invoice.organization_id,
+            "invoice_id": invoice.id,
+            "position": position,
+            "source_key": line.source_key,
+            "kind": line.kind,
+            "description": line.description,
+            "plan_version_id": line.version_id,
+            "meter_code": line.meter,
+            "late_for_period_id": line.late_for_period_id,
+            "service_starts_at": line.starts_at,
+            "service_ends_at": line.ends_at,
+            "quantity": line.quantity,
+            "amount_minor": line.amount_minor,
+            "calculation": dict(line.calculation),
+        }
 
 
 def _delete_lines(session: SystemSession, invoice: Invoice, *conditions: ColumnElement[bool]) -> None:
@@ -200,31 +212,66 @@ def _delete_lines(session: SystemSession, invoice: Invoice, *conditions: ColumnE
 def finalize_automatically(session: SystemSession, invoice: Invoice) -> None:
     """Finalize a draft, unless the organization's drafts are reviewed first or its billing is on hold."""
     profile = session.get_one(BillingProfile, invoice.organization_id)
-    if not (profile.review_drafts or profile.on_hold_at):
+    if is_finalized_automatically(profile):
         _finalize(session, invoice, profile)
+
+
+def is_finalized_automatically(profile: BillingProfile) -> bool:
+    """Whether nobody reviews the drafts of an organization, and its billing is not on hold."""
+    return not (profile.review_drafts or profile.on_hold_at)
 
 
 def _finalize(session: SystemSession, invoice: Invoice, profile: BillingProfile) -> None:
     """Make a draft final; it is paid at once when the wallet covers it. The caller holds the lock of the invoice."""
-    now = clock.now()
     organization = organizations.get_organization(session, profile.organization_id)
     wallet.lock_wallet(session, invoice.organization_id)
+    credits_minor = use_wallet(session, invoice)
+    [serial] = next_serials(session, INVOICE_SERIES, 1)
+    fault_point("billing.after_number")
+    for name, value in final_values(invoice, organization, profile, credits_minor, serial).items():
+        setattr(invoice, name, value)
+    _publish_finalized(session, invoice, organization)
+
+
+def use_wallet(session: SystemSession, invoice: Invoice) -> int:
+    """Settle what a draft that becomes final has to do with the wallet.
+
+    What its lines come to below zero becomes credit, small rests of older invoices move to it, and credit pays it. The
+    caller holds the lock of the wallet.
+
+    returns: the credit that pays it, in minor units, which the caller adds to the invoice
+    """
     carried_minor = 0 if invoice.total_minor else _carried_over(session, invoice)
     if carried_minor:
         source = GrantSource(f"carry:{invoice.id}", GrantKind.CARRY)
         wallet.add_grant(session, invoice.organization_id, source, carried_minor, invoice.currency)
         settlement.finish(session, invoice.organization_id)
     previous_balances.move_to(session, invoice)
-    invoice.bill_to, invoice.seller = _bill_to(organization, profile), _seller()
-    invoice.credits_applied_minor = wallet.apply_credits(session, invoice)
-    # Before the status changes: taking a number flushes, and a final invoice without a number violates a constraint.
-    serial, number = next_serial_number(session, INVOICE_SERIES)
-    fault_point("billing.after_number")
-    invoice.finalized_at, invoice.due_at = now, due_date(profile, now)
-    is_settled = invoice.credits_applied_minor == invoice.total_minor
-    invoice.status, invoice.paid_at = (InvoiceStatus.PAID, now) if is_settled else (InvoiceStatus.OPEN, None)
-    invoice.series, invoice.serial, invoice.number = INVOICE_SERIES, serial, number
-    _publish_finalized(session, invoice, organization)
+    return wallet.apply_credits(session, invoice)
+
+
+def final_values(
+    invoice: Invoice, organization: Organization, profile: BillingProfile, credits_minor: int, serial: int
+) -> dict[str, Any]:
+    """What changes of a draft when it becomes final now, by attribute of `Invoice`.
+
+    credits_minor: credit that pays it
+    serial: in the series of invoices
+    """
+    now = clock.now()
+    is_settled = credits_minor == invoice.total_minor
+    return {
+        "bill_to": _bill_to(organization, profile),
+        "seller": _seller(),
+        "credits_applied_minor": credits_minor,
+        "finalized_at": now,
+        "due_at": due_date(profile, now),
+        "status": InvoiceStatus.PAID if is_settled else InvoiceStatus.OPEN,
+        "paid_at": now if is_settled else None,
+        "series": INVOICE_SERIES,
+        "serial": serial,
+        "number": format_number(INVOICE_SERIES, serial),
+    }
 
 
 def _carried_over(session: SystemSession, invoice: Invoice) -> int:
@@ -257,29 +304,41 @@ def _seller() -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
 
 
-_NEXT_SERIAL = text("""INSERT INTO number_series (series, last_value) VALUES (:series, 1)
-  ON CONFLICT (series) DO UPDATE SET last_value = number_series.last_value + 1 RETURNING last_value""")
+_NEXT_SERIALS = text("""INSERT INTO number_series (series, last_value) VALUES (:series, :count)
+  ON CONFLICT (series) DO UPDATE SET last_value = number_series.last_value + :count RETURNING last_value""")
 
 
-def next_serial_number(session: SystemSession, series: str) -> tuple[int, str]:
-    """Take the next serial of a series without gaps, and the number made of it.
+def next_serials(session: SystemSession, series: str, count: int) -> range:
+    """Take the next serials of a series without gaps.
 
-    The series stays locked until the transaction ends, so take a number late.
+    The series stays locked until the transaction ends, so take numbers late.
+
+    count: >= 1
     """
-    serial = session.execute(_NEXT_SERIAL, {"series": series}).scalar_one()
-    return serial, f"{series}-{serial:06d}"
+    last = int(session.execute(_NEXT_SERIALS, {"series": series, "count": count}).scalar_one())
+    return range(last - count + 1, last + 1)
+
+
+def format_number(series: str, serial: int) -> str:
+    """A number such as INV-000042."""
+    return f"{series}-{serial:06d}"
 
 
 def _publish_finalized(session: SystemSession, invoice: Invoice, organization: Organization) -> None:
     events.publish_invoice_event(session, invoice, "invoice.finalized")
     if invoice.status == InvoiceStatus.PAID:
         events.publish_invoice_event(session, invoice, "invoice.paid")
-    data = {"number": invoice.number, "total": money.format_minor(invoice.total_minor, invoice.currency)}
     target = ("invoice", invoice.id)
-    audit.record_event(session, invoice.organization_id, SYSTEM_ACTOR, "invoice.finalized", target, data)
+    data = audit_data(invoice)
+    audit.record_event(session, invoice.organization_id, SYSTEM_ACTOR, FINALIZED_ACTION, target, data)
     if invoice.total_minor:
         due_day = InvoiceWithPeriod(invoice, invoices.get_period(session, invoice)).due_day
         events.email_invoice(session, invoice, organization, due_day)
+
+
+def audit_data(invoice: Invoice) -> dict[str, str | None]:
+    """What the audit log keeps of an invoice that became final."""
+    return {"number": invoice.number, "total": money.format_minor(invoice.total_minor, invoice.currency)}
 
 
 def finalize_invoice(

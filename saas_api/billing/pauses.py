@@ -1,5 +1,7 @@
 """Times in which an organization pays no base amount and no minimum: while an operator has suspended it."""
 
+from collections import defaultdict
+from collections.abc import Collection
 from uuid import UUID
 
 from sqlalchemy import text
@@ -18,6 +20,21 @@ ORDER BY starts_at""")
 def list_pauses(session: Session, organization_id: UUID) -> list[Pause]:
     """The pauses of an organization, in order; a subscription that has ended is paused for good."""
     return [Pause(*row) for row in session.execute(_PAUSES, {"organization_id": organization_id})]
+
+
+_BATCH_PAUSES = text("""
+SELECT organization_id, starts_at, ends_at FROM billing_pauses WHERE organization_id = ANY (:organizations)
+UNION ALL SELECT organization_id, ended_at, NULL FROM subscriptions
+WHERE organization_id = ANY (:organizations) AND ended_at IS NOT NULL
+ORDER BY starts_at""")
+
+
+def list_pauses_in_batch(session: SystemSession, organization_ids: Collection[UUID]) -> defaultdict[UUID, list[Pause]]:
+    """As `list_pauses`, of several organizations."""
+    pauses: defaultdict[UUID, list[Pause]] = defaultdict(list)
+    for organization_id, *bounds in session.execute(_BATCH_PAUSES, {"organizations": list(organization_ids)}):
+        pauses[organization_id].append(Pause(*bounds))
+    return pauses
 
 
 _START = text("""INSERT INTO billing_pauses (organization_id, starts_at) VALUES (:organization_id, :at)

@@ -1,16 +1,16 @@
 """Closing of billing periods: end what is due, or end the current period now, and invoice what is closed."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import organizations
-from saas_api.billing import bill_inputs, invoice_lifecycle, periods
+from saas_api.billing import batch_invoicing, bill_inputs, invoice_lifecycle, periods
 from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingPeriod, Invoice, InvoiceStatus, PeriodStatus, Subscription
 from saas_api.billing.rating import bill, period_grid
@@ -42,20 +42,51 @@ class CloseResult:
 def close_due(at: datetime, organization_id: UUID | None = None) -> CloseResult:
     """Close periods that ended a grace period before `at`, and invoice every closed period.
 
-    The failure of one organization does not stop the others.
+    Organizations share transactions; what a batch leaves out, because it failed or waits for another process, is done
+    singly. The failure of one organization does not stop the others.
 
     organization_id: None for all
     """
     result = CloseResult()
-    for due in _list_due(at, organization_id):
-        try:
-            result.closed += _close_ended_periods(due, at)
-            for invoice in _invoice_closed_periods(due):
-                result.invoices.append(invoice)  # counts also if a later period of the organization fails
-        except Exception:
-            log.exception("billing_close_failed", organization_id=str(due))
-            result.failed.append(due)
+    for batch in _split(_list_due(at, [organization_id] if organization_id else None)):
+        rest = batch
+        if len(batch) > 1:
+            _close_batch(batch, at, result)
+            rest = _list_due(at, batch)
+        for due in rest:
+            _close_singly(due, at, result)
     return result
+
+
+BATCH_SIZE = 50
+"""Organizations that share a transaction."""
+
+
+def _split(organization_ids: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
+    for start in range(0, len(organization_ids), BATCH_SIZE):
+        yield organization_ids[start : start + BATCH_SIZE]
+
+
+def _close_batch(organization_ids: Sequence[UUID], at: datetime, result: CloseResult) -> None:
+    """Close and invoice several organizations; leaves out what a transaction for all does not suit."""
+    try:
+        result.closed += _close_ended_in_batch(organization_ids, at)
+        fault_point("billing.after_close")
+        while invoices := _invoice_batch(organization_ids):
+            result.invoices += invoices
+            fault_point("billing.after_invoice_commit")
+    except Exception:
+        log.exception("billing_batch_failed", organizations=len(organization_ids))
+
+
+def _close_singly(organization_id: UUID, at: datetime, result: CloseResult) -> None:
+    try:
+        result.closed += _close_ended_periods(organization_id, at)
+        for invoice in _invoice_closed_periods(organization_id):
+            result.invoices.append(invoice)  # counts also if a later period of the organization fails
+    except Exception:
+        log.exception("billing_close_failed", organization_id=str(organization_id))
+        result.failed.append(organization_id)
 
 
 REPEAT_WINDOW = timedelta(hours=1)
@@ -100,13 +131,19 @@ def invoice_closed_periods(organization_id: UUID) -> list[InvoiceWithPeriod]:
 
 
 def preview_due(at: datetime, organization_id: UUID | None = None) -> list[InvoiceWithPeriod]:
-    """The invoices that `close_due` would create; stores nothing."""
+    """The invoices that `close_due` would create, in their order; stores nothing."""
     invoices: list[InvoiceWithPeriod] = []
-    for due in _list_due(at, organization_id):
-        with tenancy.tenant_session(due) as session:
-            periods_to_invoice = _list_uninvoiced(session, due, _after_grace(at))
-            invoices += [_preview(session, period, period.ends_at) for period in periods_to_invoice]
+    for batch in _split(_list_due(at, [organization_id] if organization_id else None)):
+        by_organization = [_preview_ended(due, at) for due in batch]
+        for nth in itertools.zip_longest(*by_organization):  # the first period of each, then the second
+            invoices += filter(None, nth)
     return invoices
+
+
+def _preview_ended(organization_id: UUID, at: datetime) -> list[InvoiceWithPeriod]:
+    with tenancy.tenant_session(organization_id) as session:
+        ended = _list_uninvoiced(session, organization_id, _after_grace(at))
+        return [_preview(session, period, period.ends_at) for period in ended]
 
 
 def preview_now(organization_id: UUID, *, is_repeat_ignored: bool = False) -> list[InvoiceWithPeriod]:
@@ -132,19 +169,34 @@ SELECT organization_id FROM billing_periods p
 WHERE (state = 'closed' OR state = 'open' AND ends_at <= :through AND (
     NOT EXISTS (SELECT FROM subscriptions s WHERE s.organization_id = p.organization_id AND s.ended_at <= p.starts_at)
     OR EXISTS (SELECT FROM usage_events e WHERE e.organization_id = p.organization_id AND e.billing_period_id = p.id)))
-  AND (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)
+  AND (CAST(:chosen AS uuid[]) IS NULL OR organization_id = ANY (:chosen))
 GROUP BY organization_id ORDER BY min(ends_at), organization_id""")
 
 
-def _list_due(at: datetime, organization_id: UUID | None) -> Sequence[UUID]:
+def _list_due(at: datetime, chosen: Sequence[UUID] | None = None) -> Sequence[UUID]:
+    """Organizations with a period to close or to invoice, in the order of their invoices.
+
+    chosen: of these; None for all
+    """
     with tenancy.system_session("billing.due") as session:
-        values = {"through": _after_grace(at), "organization_id": organization_id}
+        values = {"through": _after_grace(at), "chosen": None if chosen is None else list(chosen)}
         return session.execute(_DUE, values).scalars().all()
 
 
 def _after_grace(at: datetime) -> datetime:
     """The latest end of a period that is closed at an instant."""
     return at - timedelta(minutes=setting("BILLING_GRACE_MINUTES"))
+
+
+def _close_ended_in_batch(organization_ids: Sequence[UUID], at: datetime) -> int:
+    """Close the ended periods of several organizations, without those that another process works on."""
+    with tenancy.system_session("billing.close") as session:
+        locked = periods.try_lock_periods(session, organization_ids, at)
+        values = {"organizations": list(locked), "through": _after_grace(at)}
+        closed = session.scalars(_CLOSE_ENDED, values).all()
+        organizations.bump_generations(session, set(closed))
+        fault_point("billing.in_close")
+    return len(closed)
 
 
 def _close_ended_periods(organization_id: UUID, at: datetime) -> int:
@@ -160,13 +212,11 @@ def _close_ended_periods(organization_id: UUID, at: datetime) -> int:
 
 
 _CLOSE_ENDED = text("""UPDATE billing_periods SET state = 'closed', closed_at = clock_timestamp()
-  WHERE organization_id = :organization_id AND state = 'open' AND ends_at <= :through""")
+  WHERE organization_id = ANY (:organizations) AND state = 'open' AND ends_at <= :through RETURNING organization_id""")
 
 
 def _close_through(session: SystemSession, organization_id: UUID, through: datetime) -> int:
-    values = {"organization_id": organization_id, "through": through}
-    result: Any = session.execute(_CLOSE_ENDED, values)
-    return int(result.rowcount)
+    return len(session.scalars(_CLOSE_ENDED, {"organizations": [organization_id], "through": through}).all())
 
 
 def _find_started_period(
@@ -219,6 +269,11 @@ def _end_current_period(session: SystemSession, organization_id: UUID, at: datet
     session.execute(_END_PERIOD_NOW, values)
     session.execute(_OPEN_NEXT_PERIOD, values)
     return _close_through(session, organization_id, at)
+
+
+def _invoice_batch(organization_ids: Sequence[UUID]) -> list[InvoiceWithPeriod]:
+    with tenancy.system_session("billing.close") as session:
+        return batch_invoicing.invoice_next_periods(session, organization_ids)
 
 
 def _invoice_closed_periods(organization_id: UUID) -> Iterator[InvoiceWithPeriod]:

@@ -108,6 +108,22 @@ def lock_periods(session: SystemSession, organization_id: UUID) -> None:
     session.execute(_LOCK, {"organization": str(organization_id)})
 
 
+# Who has to be waited for is left out: meanwhile the calls of all the others would wait, too.
+_TRY_LOCKS = text("""SELECT id FROM (
+  SELECT id FROM organizations o WHERE id = ANY (:organizations) AND EXISTS (
+    SELECT FROM billing_periods p WHERE p.organization_id = o.id AND p.ends_at > :at)
+  FOR NO KEY UPDATE SKIP LOCKED) free
+WHERE pg_try_advisory_xact_lock(hashtextextended(CAST(id AS text), 1))""")
+
+
+def try_lock_periods(session: SystemSession, organization_ids: Collection[UUID], at: datetime) -> list[UUID]:
+    """As `lock_periods`, of several organizations without waiting, and with their rows for `bump_generations`.
+
+    returns: those that are locked now, and have a period that ends after `at`
+    """
+    return list(session.scalars(_TRY_LOCKS, {"organizations": list(organization_ids), "at": at}))
+
+
 def lock_periods_shared(session: Session, organization_id: UUID) -> None:
     """Take the shared period lock: no period is closed before the transaction ends."""
     session.connection().exec_driver_sql(*shared_lock_statement(organization_id))

@@ -6,6 +6,7 @@ were reversed. A price by dimension divides the events by the values that have a
 that was in force; the value "" stands for all others.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -151,6 +152,51 @@ def period_quantities(
     exact_meters = select_exact(rows)
     sums = [row for row in rows if row.meter not in exact_meters]
     return sorted([*sums, *exact_quantities(session, organization_id, period_id, exact_meters, chain)])
+
+
+def _in_batch(statement: str) -> str:
+    """A statement about one period for each of several, preceded by the id of the period."""
+    of_each = statement.replace(":organization_id", "paid.organization_id").replace(":period_id", "paid.period_id")
+    return f"""SELECT paid.period_id, usage.* FROM unnest(CAST(:organizations AS uuid[]), CAST(:periods AS uuid[]))
+      AS paid (organization_id, period_id) CROSS JOIN LATERAL ({of_each}) AS usage"""
+
+
+_BATCH_SUMS = text(_in_batch(_sums_sql("version_id, meter", "used", _PERIOD_SUMS.format(segments=SEGMENTS_SQL))))
+_PAYS_LATE_USAGE = text(
+    _in_batch("""SELECT WHERE EXISTS (SELECT FROM usage_events WHERE organization_id = :organization_id
+      AND billing_period_id = :period_id AND late_for_period_id IS NOT NULL)""")
+)
+
+
+def period_quantities_in_batch(
+    session: Session, periods: Sequence[tuple[UUID, UUID]]
+) -> defaultdict[UUID, list[PeriodQuantity]]:
+    """As `period_quantities`, of the periods of several organizations.
+
+    periods: organization and id of each
+    returns: the usage by period
+    """
+    used: defaultdict[UUID, list[PeriodQuantity]] = defaultdict(list)
+    for period_id, *row in session.execute(_BATCH_SUMS, _batch_values(periods)):
+        used[period_id].append(PeriodQuantity(*row))
+    for organization_id, period_id in periods:
+        if exact_meters := select_exact(used[period_id]):
+            sums = [row for row in used[period_id] if row.meter not in exact_meters]
+            exact = exact_quantities(session, organization_id, period_id, exact_meters)
+            used[period_id] = sorted([*sums, *exact])
+    return used
+
+
+def list_paying_late_usage(session: Session, periods: Sequence[tuple[UUID, UUID]]) -> set[UUID]:
+    """The periods that pay for late usage, by id.
+
+    periods: organization and id of each
+    """
+    return set(session.scalars(_PAYS_LATE_USAGE, _batch_values(periods)))
+
+
+def _batch_values(periods: Sequence[tuple[UUID, UUID]]) -> dict[str, Any]:
+    return {"organizations": [one for one, _ in periods], "periods": [period_id for _, period_id in periods]}
 
 
 def exact_quantities(

@@ -1,6 +1,6 @@
 """Events: publishing, the list of an organization, and deletion after EVENT_RETENTION_DAYS."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,6 +13,7 @@ from saas_api.core import clock, ids
 from saas_api.core.access import KeyMode
 from saas_api.core.db import pagination, tenancy, types
 from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.jobs import queue
 from saas_api.webhooks import event_types, payload
 from saas_api.webhooks.event_types import TEST_EVENT_TYPE
@@ -102,6 +103,15 @@ _EXPLICIT_TYPES = sa.text("""SELECT DISTINCT unnest(event_types) FROM webhook_en
 def list_explicit_types(session: Session, organization_id: UUID) -> frozenset[str]:
     """Event types that an enabled endpoint names."""
     return frozenset(session.scalars(_EXPLICIT_TYPES, {"org": organization_id}))
+
+
+_PUBLISHING = sa.text("""SELECT DISTINCT organization_id FROM webhook_endpoints
+  WHERE organization_id = ANY (:organizations) AND deleted_at IS NULL""")
+
+
+def list_publishing(session: SystemSession, organization_ids: Collection[UUID]) -> set[UUID]:
+    """The organizations of some that have an endpoint; `publish` stores nothing for the others."""
+    return set(session.scalars(_PUBLISHING, {"organizations": list(organization_ids)}))
 
 
 _PUBLISH = f"""
