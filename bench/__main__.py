@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from bench import events, pages, report, send, verify
+from bench import events, month, pages, report, send, verify
 
 Benchmark = Callable[[float, int], dict[str, Any]]
-BENCHMARKS: dict[str, Benchmark] = {"verify": verify.run, "events": events.run, "pages": pages.run}
+BENCHMARKS: dict[str, Benchmark] = {"verify": verify.run, "events": events.run, "month": month.run, "pages": pages.run}
 NAMES = ("send", *BENCHMARKS)
 CONNECTIONS = 16
 
