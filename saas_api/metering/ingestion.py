@@ -177,7 +177,7 @@ def _record(batch: _Batch) -> Mapping[int, RowOutcome]:
             periods.shared_locks_statement(batch.organization_ids),
             ledger_batches.append_batch_statement(batch.rows, batch.organization_ids, closed_ids, batch.now, oldest),
         ]
-        outcomes = {row.n: RowOutcome(row.outcome) for row in engine.execute_batch(statements)}
+        outcomes = {n: RowOutcome(outcome) for n, outcome in engine.execute_batch(statements)}
         waiting: dict[UUID, datetime] = defaultdict(lambda: batch.now)
         for n, outcome in outcomes.items():
             if outcome == RowOutcome.WITHOUT_PERIOD:

@@ -18,8 +18,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import clock
-from saas_api.core.db import engine
+from saas_api.core import clock, ids
 from saas_api.core.db.engine import db
 from saas_api.core.limits import limiter
 from tests.support.messages import LIST, MAIL, SEND, SMS, MessagingOrganization, Work, make_due, rows
@@ -37,23 +36,25 @@ def test_message_is_accepted_with_its_cost(acme: MessagingOrganization) -> None:
     assert (sent["usage_recorded"], sent["mode"]) == (True, "live")
 
 
-def test_message_and_its_usage_are_written_by_one_statement(app: Flask, acme: MessagingOrganization) -> None:
+def test_message_and_its_usage_are_written_in_one_round_trip_and_transaction(
+    app: Flask, acme: MessagingOrganization
+) -> None:
     acme.send()
-    statements: list[str] = []
-    with app.app_context():
-        pool = engine.use_autocommit_pool(db.engine)
+    in_sessions: list[str] = []
 
     def record(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        statements.append(statement)
+        in_sessions.append(statement)
 
+    with app.app_context():
+        pool = db.engine
     sa.event.listen(pool, "before_cursor_execute", record)
     try:
-        acme.send()
+        sent = acme.send()
     finally:
         sa.event.remove(pool, "before_cursor_execute", record)
-    [statement] = statements
-    assert "INSERT INTO messages" in statement
-    assert "INSERT INTO usage_events" in statement
+    assert in_sessions == []  # and a batch is one round trip
+    written = "SELECT m.id, m.xmin = u.xmin FROM messages m JOIN usage_events u ON u.message_id = m.id"
+    assert (ids.parse_id("msg", sent["message_id"]), True) in [tuple(row) for row in rows(app, acme.id, written)]
 
 
 def test_message_in_test_mode_has_no_cost_and_no_usage(app: Flask, acme: MessagingOrganization) -> None:
