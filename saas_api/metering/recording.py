@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from saas_api.billing import periods
 from saas_api.core import idempotency
 from saas_api.core.access import KeyMode
-from saas_api.core.db import engine, tenancy
+from saas_api.core.db import engine, group_commit, tenancy
 from saas_api.core.errors import ServiceUnavailable
 from saas_api.core.faults import fault_point
 from saas_api.core.idempotency import KEY_CONSTRAINT, IdempotentRequest
@@ -122,7 +122,7 @@ def _execute(
     principal: KeyPrincipal, call: LimitRequest | None, event: UsageRecord, batch: Sequence[Statement]
 ) -> None:
     if not _needs_exact_check(call):
-        engine.execute_batch([tenancy.tenant_scope_statement(principal.organization_id), *batch])
+        group_commit.write(principal.organization_id, batch)
         return
     with tenancy.tenant_session(principal.organization_id) as session:
         lock_limits(session, principal)

@@ -1,13 +1,14 @@
 """Control of the pool on which batches are sent: threads wait behind a connection that a test holds."""
 
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 from flask import Flask
 
-from saas_api.core.db import engine
+from saas_api.core.db import engine, group_commit
 from saas_api.core.db.engine import db
 
 WAIT_SECONDS = 20
@@ -39,6 +40,34 @@ def held_connection() -> Iterator[None]:
         yield
     finally:
         connection.close()
+
+
+def call_in_groups(app: Flask, calls: Sequence[Callable[[], None]]) -> list[Exception | None]:
+    """Call functions in a thread each: the first writes, and all others wait for the next shared transaction.
+
+    returns: what each of them raised
+    """
+    raised: list[Exception | None] = [None] * len(calls)
+
+    def call(position: int) -> None:
+        with app.app_context():
+            try:
+                calls[position]()
+            except Exception as error:  # noqa: BLE001 - the test looks at it
+                raised[position] = error
+
+    threads = [threading.Thread(target=call, args=(position,)) for position in range(len(calls))]
+    writer = group_commit.writer_of(db.engine)
+    with held_connection():
+        threads[0].start()
+        wait_until(lambda: writer.is_writing and not writer.waiting)
+        for waiting, thread in enumerate(threads[1:], 1):
+            thread.start()
+            wait_until(lambda: len(writer.waiting) == waiting)  # noqa: B023 - it is called at once
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+        assert not thread.is_alive(), "a thread waits for ever"
+    return raised
 
 
 def wait_until(is_true: Callable[[], bool]) -> None:

@@ -1,0 +1,119 @@
+"""Batches of one organization, written in transactions that the threads of a process share.
+
+Most of what a small batch costs is its commit and its round trip. Whoever finds nobody writing writes for all that wait
+at that moment; the others wait for the result. There is neither a thread nor a timer for it, so a process with one call
+at a time writes each batch at once.
+
+What one batch does never changes the result of another: a shared transaction that fails for any reason has written
+nothing, or its connection broke and nobody knows. Then each batch is executed again by itself, in its own thread.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Sequence
+from enum import Enum, auto
+from functools import cache
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from saas_api.core.db import engine, tenancy
+from saas_api.core.db.engine import db
+from saas_api.core.db.prepared import Statement
+
+# A batch that has to wait, such as for a period that is being closed, must not hold up other organizations.
+_WAIT_FOR_NO_LOCK: Statement = ("SELECT set_config('lock_timeout', '10ms', true)", {})
+
+
+def write(organization_id: UUID, statements: Sequence[Statement]) -> None:
+    """Execute statements of one organization as one transaction, which other batches of the process may share.
+
+    As `engine.execute_batch`, the batch runs at least once, and its statements must be idempotent.
+    statements: without results and settings of the transaction
+    raises: as `engine.execute_batch`
+    """
+    batch = [tenancy.tenant_scope_statement(organization_id), *statements]
+    if not writer_of(db.engine).write(batch):
+        engine.execute_batch(batch)
+
+
+class _Turn(Enum):
+    """What a waiting thread does next."""
+
+    WRITE_FOR_ALL = auto()
+    RETURN = auto()
+    WRITE_ALONE = auto()
+
+
+class WaitingBatch:
+    """A batch whose thread waits for its turn."""
+
+    def __init__(self, statements: Sequence[Statement]) -> None:
+        self.statements = statements
+        self.turn = _Turn.WRITE_FOR_ALL
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def wait(self) -> _Turn:
+        self._gate.acquire()
+        return self.turn
+
+    def go_on(self, turn: _Turn) -> None:
+        self.turn = turn
+        self._gate.release()
+
+
+class GroupWriter:
+    """Writes the batches of a process on one engine, one transaction at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.waiting: list[WaitingBatch] = []
+        self.is_writing = False
+
+    def write(self, statements: Sequence[Statement]) -> bool:
+        """Write a batch with those of other threads; False if its caller has to execute it alone."""
+        batch = WaitingBatch(statements)
+        with self._lock:
+            self.waiting.append(batch)
+            is_first = not self.is_writing
+            self.is_writing = True
+        turn = _Turn.WRITE_FOR_ALL if is_first else batch.wait()
+        if turn is _Turn.WRITE_FOR_ALL:
+            turn = self._write_for_all(batch)
+        return turn is _Turn.RETURN
+
+    def _write_for_all(self, own: WaitingBatch) -> _Turn:
+        with self._lock:
+            group, self.waiting = self.waiting, []
+        statements = [_WAIT_FOR_NO_LOCK, *(statement for batch in group for statement in batch.statements)]
+        turn = _Turn.WRITE_ALONE  # where the transaction failed, and each batch raises what concerns it
+        try:
+            with contextlib.suppress(Exception):
+                engine.send_batch(statements)
+                turn = _Turn.RETURN
+        finally:
+            self._hand_over()
+            for batch in group:
+                if batch is not own:
+                    batch.go_on(turn)
+        return turn
+
+    def _hand_over(self) -> None:
+        """Let the first of the waiting threads write for all of them."""
+        with self._lock:
+            if self.waiting:
+                self.waiting[0].go_on(_Turn.WRITE_FOR_ALL)
+            else:
+                self.is_writing = False
+
+
+@cache
+def writer_of(_engine: sa.Engine) -> GroupWriter:
+    """The writer of this process for a database."""
+    return GroupWriter()
+
+
+os.register_at_fork(after_in_child=writer_of.cache_clear)
+"""A forked process has no other threads: one that was writing would be waited for in vain."""
