@@ -25,6 +25,8 @@ SUPERVISED = ("web", "worker", "scheduler", "postgres", "redis")
 GROWN_SECONDS = 6
 """Minimum age of a killed process: the supervisor gives up processes that keep dying within five seconds."""
 IS_LONG = os.environ.get("FAULTS") == "long"
+SERVER = os.environ.get("SERVER", "gunicorn")
+"""The web server; the product inherits the setting."""
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
