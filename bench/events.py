@@ -54,16 +54,16 @@ class Measurement:
 def run(seconds: float, connections: int) -> dict[str, Any]:
     """Send events for some seconds, and print a table. Fails when the ledger has not exactly what was accepted."""
     settings = {"APP_URL": "http://localhost", "DEFAULT_SPEND_CAP": "none"}
-    with running_application(**settings) as app, report.Progress("events", 3) as progress:
+    with running_application(**settings) as app, report.progress("events", 3) as bar:
         headers, body = _prepare(app)
         with load.serving_product(app, settings) as server:
-            progress.step("no-op")
+            bar.update(1, "no-op")
             with load.serving("noop") as no_op:
                 no_ops = load.send(Call(no_op, "/", "{}", load.JSON_HEADERS), seconds / 3, connections)
             call, engines = Call(server, EVENTS, body, headers), Engines(app)
-            progress.step("warm-up")
+            bar.update(1, "warm-up")
             warm_up = load.send(call, 2, connections)
-            progress.step("batches")
+            bar.update(1, "batches")
             before = engines.read_with(server)
             accepted = load.send(call, seconds, connections)
             after = engines.read_with(server)

@@ -133,7 +133,16 @@ def serving(module: str, **environment: str) -> Iterator[WebServer]:
     port = web_server.free_port()
     command = [sys.executable, "-m", "gunicorn", f"{module}:app"]
     command += ["--worker-class", "gthread", "--threads", str(WEB_THREADS), "--workers", str(WEB_PROCESSES)]
-    command += ["--bind", f"127.0.0.1:{port}", "--keep-alive", "75", "--graceful-timeout", "1", "--log-level", "error"]
+    command += [
+        "--bind",
+        f"127.0.0.1:{port}",
+        "--keep-alive",
+        "75",
+        "--graceful-timeout",
+        "1",
+        "--log-level",
+        "critical",
+    ]
     # The product's own gunicorn.conf.py is not in this folder.
     process = subprocess.Popen(command, cwd=_DIRECTORY, env={**os.environ, **environment})  # noqa: S603 - the same
     server = WebServer(process, port)

@@ -72,9 +72,9 @@ def run(_seconds: float, _connections: int) -> dict[str, Any]:
             "/admin": sign_in(app, demo, "olga@platform.example"),
         }
         counter, measurements = QueryCounter(app), []
-        with report.Progress("pages", len(routes)) as progress, redis.Redis.from_url(app.config["REDIS_URL"]) as limits:
+        with report.progress("pages", len(routes)) as bar, redis.Redis.from_url(app.config["REDIS_URL"]) as limits:
             for route in routes:
-                progress.step(route.rule)
+                bar.update(1, route.rule)
                 prefix = next((prefix for prefix in clients if route.rule.startswith(prefix)), None)
                 client = clients[prefix] if prefix else app.test_client()
                 limits.flushdb()  # the benchmark opens more pages in a minute than the rate limit allows

@@ -9,10 +9,11 @@ import json
 import secrets
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import click
 import sqlalchemy as sa
 from flask import Flask
 
@@ -28,7 +29,7 @@ from tests.support.web_server import WebServer
 
 VARIANTS = ("no-op", "textbook", "product", "spend cap", "test mode", "idempotent")
 CONNECTIONS = (1, 16, 64)
-ROUNDS = 3
+ROUNDS = 5
 WARM_UP_SECONDS = 2
 HALF_PEAK_CONNECTIONS = 32
 _GROUPS = ("web", "database", "redis", "load")
@@ -56,6 +57,10 @@ class Measurement:
     def cpu_us(self) -> float:
         """Microseconds of CPU of everything but the load generator."""
         return self.web_us + self.database_us + self.redis_us
+
+    @property
+    def p99_to_p50(self) -> float:
+        return self.p99_ms / self.p50_ms
 
     @classmethod
     def of(cls, counted: Load, consumed: Consumption) -> "Measurement":
@@ -129,7 +134,8 @@ def run(
         "half_peak": _summaries(half_peaks),
         "rows": bench.accepted,
     }
-    print_results(results)
+    click.echo(table_of(results["peak"]))
+    click.echo(table_of(results["half_peak"]))
     return results
 
 
@@ -138,12 +144,12 @@ def _measure_peaks(
 ) -> dict[tuple[str, int], list[Measurement]]:
     measurements = defaultdict(list)
     turns = [(count, name) for count in connections for _ in range(rounds) for name in bench.variants]
-    with report.Progress("send", len(turns) + len(bench.variants)) as progress:
+    with report.progress("send", len(turns) + len(bench.variants)) as bar:
         for name in bench.variants:
-            progress.step(f"{name}, warm-up")
+            bar.update(1, f"{name}, warm-up")
             bench.measure(name, WARM_UP_SECONDS, 16)
         for count, name in turns:
-            progress.step(f"{name}, {count} connections")
+            bar.update(1, f"{name}, {count} connections")
             measurements[name, count].append(bench.measure(name, seconds, count))
     return measurements
 
@@ -156,9 +162,9 @@ def _measure_half_peaks(
         rates[name] = max(rates[name], statistics.median(each.per_second for each in measurements) / 2)
     halves = defaultdict(list)
     turns = [name for _ in range(rounds) for name in bench.variants]
-    with report.Progress("send at half of the peak", len(turns)) as progress:
+    with report.progress("send at half of the peak", len(turns)) as bar:
         for name in turns:
-            progress.step(f"{name}, {rates[name]:.0f} requests/s")
+            bar.update(1, f"{name}, {rates[name]:.0f} requests/s")
             measured = bench.measure(name, seconds, HALF_PEAK_CONNECTIONS, rates[name])
             halves[name, HALF_PEAK_CONNECTIONS].append(measured)
     return halves
@@ -223,33 +229,50 @@ def _product(app: Flask, server: WebServer, name: str) -> Variant:
 
 
 def _summaries(measurements: dict[tuple[str, int], list[Measurement]]) -> list[dict[str, Any]]:
-    """Minimum, median and maximum of each figure by variant and number of connections."""
-    return [
-        {"variant": name, "connections": connections}
-        | {
-            field: [round(function(values), 2) for function in (min, statistics.median, max)]
-            for field in (*asdict(rounds[0]), "cpu_us")
-            for values in [[getattr(each, field) for each in rounds]]
+    """Minimum, median and maximum of each figure by variant and number of connections.
+
+    rate_to, cpu_to: requests/s and CPU as multiples of those of another variant in the same round
+    """
+    summaries = []
+    for (name, connections), rounds in measurements.items():
+        figures = {
+            field: _spread([getattr(each, field) for each in rounds])
+            for field in (*asdict(rounds[0]), "cpu_us", "p99_to_p50")
         }
-        for (name, connections), rounds in measurements.items()
+        rates, consumed = {}, {}
+        for other in ("no-op", "textbook"):
+            if others := measurements.get((other, connections)):
+                pairs = list(zip(rounds, others, strict=True))
+                rates[other] = _spread([each.per_second / against.per_second for each, against in pairs])
+                consumed[other] = _spread([each.cpu_us / against.cpu_us for each, against in pairs])
+        summaries.append({"variant": name, "connections": connections, **figures, "rate_to": rates, "cpu_to": consumed})
+    return summaries
+
+
+def _spread(values: list[float]) -> list[float]:
+    return [round(function(values), 3) for function in (min, statistics.median, max)]
+
+
+def table_of(summaries: Sequence[dict[str, Any]]) -> str:
+    """A table of summaries: medians, for requests/s and CPU with minimum and maximum."""
+    header = ("variant", "connections", "requests/s", ": no-op", "p50 ms", "p99 ms", "p99 : p50", "CPU us", ": no-op")
+    rows = [
+        (
+            row["variant"],
+            row["connections"],
+            " / ".join(f"{value:.0f}" for value in row["per_second"]),
+            _ratio_to_no_op(row["rate_to"]),
+            f"{row['p50_ms'][1]:.1f}",
+            f"{row['p99_ms'][1]:.1f}",
+            f"{row['p99_to_p50'][1]:.1f}",
+            " / ".join(f"{value:.0f}" for value in row["cpu_us"]),
+            _ratio_to_no_op(row["cpu_to"]),
+            *(f"{row[f'{group}_us'][1]:.0f}" for group in _GROUPS),
+        )
+        for row in summaries
     ]
+    return report.table((*header, *_GROUPS), rows)
 
 
-def print_results(results: dict[str, Any]) -> None:
-    """Print a table of the peaks and one of the halves."""
-    for title in ("peak", "half_peak"):
-        header = ("variant", "connections", "requests/s", "p50 ms", "p99 ms", "p99 : p50", "CPU us", *_GROUPS)
-        rows = [
-            (
-                row["variant"],
-                row["connections"],
-                " / ".join(f"{value:.0f}" for value in row["per_second"]),
-                f"{row['p50_ms'][1]:.1f}",
-                f"{row['p99_ms'][1]:.1f}",
-                f"{row['p99_ms'][1] / row['p50_ms'][1]:.1f}",
-                " / ".join(f"{value:.0f}" for value in row["cpu_us"]),
-                *(f"{row[f'{group}_us'][1]:.0f}" for group in _GROUPS),
-            )
-            for row in results[title]
-        ]
-        report.print_table(header, rows)
+def _ratio_to_no_op(ratios: Mapping[str, list[float]]) -> str:
+    return f"{ratios['no-op'][1]:.2f}" if "no-op" in ratios else ""

@@ -67,9 +67,9 @@ def run(seconds: float, connections: int) -> dict[str, Any]:
             _check_answer(server, calls["verify"])
             engines = Engines(app)
             rounds = list(calls.items()) * ROUNDS
-            with report.Progress("verify", len(rounds)) as progress:
+            with report.progress("verify", len(rounds)) as bar:
                 for name, call in rounds:
-                    progress.step(name)
+                    bar.update(1, name)
                     variants[name].add(_measure(engines, call, seconds / ROUNDS, connections))
         recorded = _count_rows(app)
     if recorded != variants["verify and record"].calls:

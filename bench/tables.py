@@ -1,0 +1,77 @@
+"""Tables of docs/performance.md and figures of the README, written from bench/results/latest.json.
+
+`python -m bench.tables` writes what stands between `<!-- NAME -->` and `<!-- end of NAME -->` on these pages.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench import report, send, targets
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
+_BLOCK = re.compile(r"(<!-- ([a-z-]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+
+Results = Mapping[str, Any]
+
+
+def machine(results: Results) -> str:
+    """The machine and the versions, of the newest entry."""
+    entry = max((result for result in results.values()), key=lambda result: str(result["at"]))
+    revisions = sorted({result["revision"] for result in results.values()})
+    return (
+        f"{entry['cores']} cores ({entry['cpu']}), Python {entry['python']}, PostgreSQL {entry['postgresql']}, "
+        f"Redis {entry['redis']}, {entry['at'][:10]}, revision {', '.join(revisions)}."
+    )
+
+
+def target_table(results: Results) -> str:
+    """Every target with its figure."""
+    rows = []
+    for target in targets.TARGETS:
+        figure = target.read(results)
+        verdict = "not measured" if figure is None else "met" if target.is_met(figure) else "**missed**"
+        rows.append((target.what, target.goal, "" if figure is None else target.shape.format(figure), verdict))
+    return report.table(("what", "target", "measured", ""), rows)
+
+
+def peaks(results: Results) -> str:
+    """Sends as fast as they are answered."""
+    return send.table_of(results["send"]["peak"])
+
+
+def half_peaks(results: Results) -> str:
+    """Sends at half of the peak rate."""
+    return send.table_of(results["send"]["half_peak"])
+
+
+def readme_figures(results: Results) -> str:
+    """Three figures for the README."""
+    return "\n".join(f"- {sentence}" for sentence in targets.readme_sentences(results))
+
+
+BLOCKS: dict[str, Callable[[Results], str]] = {
+    "machine": machine,
+    "targets": target_table,
+    "peaks": peaks,
+    "half-peaks": half_peaks,
+    "figures": readme_figures,
+}
+
+
+def fill(page: str, results: Results) -> str:
+    """A page with its blocks as the results have them."""
+    return _BLOCK.sub(lambda block: f"{block[1]}{BLOCKS[block[2]](results)}\n{block[3]}", page)
+
+
+def main() -> None:
+    """Write the blocks of all pages."""
+    results = report.read_results()
+    for path in PAGES:
+        path.write_text(fill(path.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
