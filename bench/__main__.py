@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from bench import events, month, pages, report, send, verify
+from bench import events, month, pages, report, send, tables, verify
 
 Benchmark = Callable[[float, int], dict[str, Any]]
 BENCHMARKS: dict[str, Benchmark] = {"verify": verify.run, "events": events.run, "month": month.run, "pages": pages.run}
@@ -40,6 +40,7 @@ def main(only: list[str], seconds: float, connections: tuple[int, ...], variants
         else:
             result = BENCHMARKS[name](seconds, connections[0] if connections else CONNECTIONS)
         report.save_results({name: result})
+    click.echo(tables.target_table(report.read_results()))
 
 
 if __name__ == "__main__":

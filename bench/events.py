@@ -1,16 +1,17 @@
 """Benchmark of POST /api/v1/events: batches of 1,000 to the web as it is served, beside a view that does nothing."""
 
 import json
-from dataclasses import asdict, dataclass
 from typing import Any
 
+import click
 from flask import Flask
 from sqlalchemy import text
 
-from bench import load, report
+from bench import load, report, turns
 from bench.application import running_application
-from bench.consumption import Consumption, Engines
-from bench.load import Call, Load
+from bench.consumption import Engines
+from bench.load import Call
+from bench.turns import Turns, Variant
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
@@ -19,61 +20,43 @@ from saas_api.usage import meters
 from tests.support.billing import create_organization
 
 BATCH_SIZE, ORGANIZATIONS = 1_000, 10
-MIN_EVENTS_PER_SECOND, MAX_DATABASE_MICROSECONDS = 30_000, 35
-_METER = {"code": "lookups", "name": "Lookups", "unit": "lookup", "dimensions": ["model"]}
 EVENTS = "/api/v1/events"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What events cost.
-
-    *_us: microseconds of CPU for one event
-    web_mb: resident memory of the web before and after
-    no_op_ratio: batches a second as a share of the calls a second of a view that does nothing
-    """
-
-    events: int
-    events_per_second: int
-    database_us: float
-    web_us: float
-    web_mb: tuple[int, int]
-    no_op_per_second: int
-    no_op_ratio: float
-
-    @property
-    def missed_targets(self) -> str:
-        """Names of the missed targets."""
-        targets = {
-            "speed": self.events_per_second < MIN_EVENTS_PER_SECOND,
-            "database": self.database_us > MAX_DATABASE_MICROSECONDS,
-        }
-        return " ".join(name for name, is_missed in targets.items() if is_missed)
+_METER = {"code": "lookups", "name": "Lookups", "unit": "lookup", "dimensions": ["model"]}
 
 
 def run(seconds: float, connections: int) -> dict[str, Any]:
-    """Send events for some seconds, and print a table. Fails when the ledger has not exactly what was accepted."""
+    """Send batches in turn with calls of a view that does nothing, and print tables.
+
+    raises: RuntimeError when an answer is not 2xx, or when the ledger has not exactly what was accepted
+    returns: also *_us, the microseconds of CPU for one event, and web_mb, the web's memory before and after
+    """
     settings = {"APP_URL": "http://localhost", "DEFAULT_SPEND_CAP": "none"}
-    with running_application(**settings) as app, report.progress("events", 3) as bar:
+    with running_application(**settings) as app:
         headers, body = _prepare(app)
-        with load.serving_product(app, settings) as server:
-            bar.update(1, "no-op")
-            with load.serving("noop") as no_op:
-                no_ops = load.send(Call(no_op, "/", "{}", load.JSON_HEADERS), seconds / 3, connections)
-            call, engines = Call(server, EVENTS, body, headers), Engines(app)
-            bar.update(1, "warm-up")
-            warm_up = load.send(call, 2, connections)
-            bar.update(1, "batches")
+        with load.serving_product(app, settings) as server, load.serving("noop") as no_op:
+            variants = {
+                "no-op": Variant(Call(no_op, "/", "{}", load.JSON_HEADERS)),
+                "batch": Variant(Call(server, EVENTS, body, headers), lambda: [_count_batches(app)]),
+            }
+            engines = Engines(app)
+            calls = Turns("events", engines, variants)
+            calls.warm_up()
             before = engines.read_with(server)
-            accepted = load.send(call, seconds, connections)
+            measurements = calls.measure(seconds, [connections])
             after = engines.read_with(server)
-        recorded = _count_rows(app)
-    answered = (warm_up.requests + accepted.requests) * BATCH_SIZE
-    if recorded != answered:
-        raise RuntimeError(f"{answered} events were accepted, and the ledger has {recorded}")
-    measurement = _compare(before, after, accepted, no_ops)
-    _print(measurement)
-    return asdict(measurement)
+            calls.check_rows()
+    batches = turns.summarize(measurements)
+    [batch] = [summary for summary in batches if summary["variant"] == "batch"]
+    results = {
+        "calls": batches,
+        "events_per_second": round(batch["per_second"][1] * BATCH_SIZE),
+        "web_us": round(batch["web_us"][1] / BATCH_SIZE, 1),
+        "database_us": round(batch["database_us"][1] / BATCH_SIZE, 1),
+        "web_mb": [round(consumed.web_bytes / 1e6) for consumed in (before, after)],
+    }
+    click.echo(turns.table_of(batches))
+    report.print_table(("events/s", "web us", "database us", "web MB"), [tuple(results.values())[1:]])
+    return results
 
 
 def _prepare(app: Flask) -> tuple[dict[str, str], str]:
@@ -99,34 +82,6 @@ def _prepare(app: Flask) -> tuple[dict[str, str], str]:
     return headers, json.dumps(events)
 
 
-def _count_rows(app: Flask) -> int:
+def _count_batches(app: Flask) -> float:
     with app.app_context(), tenancy.system_session("demo.seed") as session:
-        return int(session.scalar(text("SELECT count(*) FROM usage_events")) or 0)
-
-
-def _compare(before: Consumption, after: Consumption, accepted: Load, no_ops: Load) -> Measurement:
-    consumed, events = after - before, accepted.requests * BATCH_SIZE
-    return Measurement(
-        events=events,
-        events_per_second=round(events / accepted.seconds),
-        database_us=round(consumed.database_seconds / events * 1e6, 1),
-        web_us=round(consumed.web_seconds / events * 1e6, 1),
-        web_mb=(round(before.web_bytes / 1e6), round(after.web_bytes / 1e6)),
-        no_op_per_second=round(no_ops.per_second),
-        no_op_ratio=round(accepted.per_second / no_ops.per_second, 3),
-    )
-
-
-def _print(measurement: Measurement) -> None:
-    header = ("events", "events/s", "database us", "web us", "web MB", "no-op/s", "ratio", "missed")
-    row = (
-        measurement.events,
-        measurement.events_per_second,
-        measurement.database_us,
-        measurement.web_us,
-        "{} to {}".format(*measurement.web_mb),
-        measurement.no_op_per_second,
-        measurement.no_op_ratio,
-        measurement.missed_targets,
-    )
-    report.print_table(header, [row])
+        return (session.scalar(text("SELECT count(*) FROM usage_events")) or 0) / BATCH_SIZE

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import report, send, targets
+from bench import report, targets, turns
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
@@ -39,12 +39,12 @@ def target_table(results: Results) -> str:
 
 def peaks(results: Results) -> str:
     """Sends as fast as they are answered."""
-    return send.table_of(results["send"]["peak"])
+    return turns.table_of(results["send"]["peak"])
 
 
 def half_peaks(results: Results) -> str:
     """Sends at half of the peak rate."""
-    return send.table_of(results["send"]["half_peak"])
+    return turns.table_of(results["send"]["half_peak"])
 
 
 def readme_figures(results: Results) -> str:
