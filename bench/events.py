@@ -82,6 +82,9 @@ def _prepare(app: Flask) -> tuple[dict[str, str], str]:
     return headers, json.dumps(events)
 
 
-def _count_batches(app: Flask) -> float:
+def _count_batches(app: Flask) -> int:
     with app.app_context(), tenancy.system_session("demo.seed") as session:
-        return (session.scalar(text("SELECT count(*) FROM usage_events")) or 0) / BATCH_SIZE
+        batches, rest = divmod(session.scalar(text("SELECT count(*) FROM usage_events")) or 0, BATCH_SIZE)
+    if rest:
+        raise RuntimeError(f"the ledger has {rest} events of a batch of {BATCH_SIZE}")
+    return batches

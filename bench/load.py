@@ -123,7 +123,7 @@ def serving_product(app: Flask, settings: Mapping[str, Any]) -> Iterator[WebServ
     """
     served = {name: str(value) for name, value in settings.items()}
     served |= {"WEB_CONCURRENCY": str(WEB_PROCESSES), "LOG_LEVEL": "error"}
-    with web_server.serve(app.config, Path(app.config["INSTANCE"]), **served) as server:
+    with tempfile.TemporaryDirectory() as logs, web_server.serve(app.config, Path(logs), **served) as server:
         yield server
 
 

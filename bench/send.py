@@ -26,7 +26,8 @@ from tests.support.accounts import create_key, sign_up
 from tests.support.messages import SEND, SMS
 from tests.support.web_server import WebServer
 
-VARIANTS = ("no-op", "textbook", "product", "spend cap", "test mode", "idempotent")
+VARIANTS = ("no-op", "textbook", "product", "granian", "spend cap", "test mode", "idempotent")
+"""In the order of their turns; `granian` is `product` served by granian, and gunicorn serves all others."""
 CONNECTIONS = (1, 16, 64)
 HALF_PEAK_CONNECTIONS = 32
 _BODY = json.dumps({**SMS, "message": "Your code is 123456"})
@@ -68,10 +69,13 @@ def _serving(app: Flask, settings: dict[str, Any], names: Sequence[str]) -> Iter
             variants["no-op"] = Variant(Call(server, "/", _BODY, load.JSON_HEADERS))
         if "textbook" in names:
             variants["textbook"] = _textbook(app, stack)
-        products = [name for name in VARIANTS[2:] if name in names]
-        if products:
-            server = stack.enter_context(load.serving_product(app, settings))
-            variants |= {name: _product(app, server, name) for name in products}
+        servers = {}
+        for name in [name for name in names if name in VARIANTS[2:]]:
+            choice = "granian" if name == "granian" else "gunicorn"
+            if choice not in servers:
+                served = load.serving_product(app, {**settings, "SERVER": choice})
+                servers[choice] = stack.enter_context(served)
+            variants[name] = _product(app, servers[choice], name)
         yield {name: variants[name] for name in names}
 
 

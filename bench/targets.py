@@ -101,8 +101,3 @@ TARGETS = (
         shape="{:.1f}",
     ),
 )
-
-
-def readme_sentences(results: Results) -> list[str]:
-    """What the README says about speed."""
-    return []
