@@ -27,7 +27,7 @@ from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
 from saas_api.core.fields import Text
 from saas_api.core.web import forms, pages
-from saas_api.usage import quantities
+from saas_api.usage import live_quantities
 
 bp = Blueprint("organizations", __name__)
 
@@ -181,7 +181,7 @@ def get_organization_detail(session: SystemSession, organization_id: UUID, at: d
         account,
         members.get_team(session, organization_id),
         limits,
-        quantities.live_quantities(session, organization_id, account.period_id) if account and has_period else {},
+        live_quantities.get_totals(session, organization_id, account.period_id) if account and has_period else {},
         session.execute(_KEYS, values).all(),
         session.execute(_ENDPOINTS, values).all(),
         session.scalars(invoices.order_by(Invoice.created_at.desc(), Invoice.id.desc()).limit(MAX_INVOICES)).all(),

@@ -24,6 +24,7 @@ from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
+from saas_api.core.ids import NIL_UUID
 from saas_api.core.observability import get_logger
 from saas_api.core.roles import ADMIN_ROLES, BILLING_ROLES
 from saas_api.mail import mails
@@ -40,7 +41,7 @@ _PERIODS_WITH_RECENT_USAGE = text("""
 SELECT p.organization_id, p.id FROM billing_periods p
 WHERE p.state = 'open' AND p.starts_at <= :at AND (EXISTS (
     SELECT FROM usage_rollups r WHERE r.organization_id = p.organization_id AND r.billing_period_id = p.id
-      AND (r.bucket_at > CAST(:at AS timestamptz) - interval '26 hours' OR r.is_late))
+      AND (r.bucket_at > CAST(:at AS timestamptz) - interval '26 hours' OR r.late_for_period_id <> :nil))
   OR EXISTS (SELECT FROM usage_watermark w, usage_events e WHERE e.organization_id = p.organization_id
       AND e.billing_period_id = p.id AND e.recorded_xid >= w.through_xid AND e.recorded_at > w.floor_at)
   OR p.ends_at > :at AND EXISTS (SELECT FROM holds h WHERE h.organization_id = p.organization_id
@@ -79,7 +80,7 @@ def evaluate_alerts(now: datetime) -> None:
     raises: RuntimeError if an organization failed, so that the run counts as failed
     """
     with tenancy.system_session("billing.alerts") as session:
-        rows = session.execute(_PERIODS_WITH_RECENT_USAGE, {"at": now}).all()
+        rows = session.execute(_PERIODS_WITH_RECENT_USAGE, {"at": now, "nil": NIL_UUID}).all()
     failed = 0
     for organization_id, period_id in rows:
         try:

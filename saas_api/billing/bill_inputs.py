@@ -22,8 +22,9 @@ from saas_api.billing.rating.bill import (
     UsageQuantity,
 )
 from saas_api.billing.rating.plan_changes import Pause, PlanSegment
+from saas_api.usage import live_quantities, range_quantities
 from saas_api.usage import quantities as usage_quantities
-from saas_api.usage import range_quantities
+from saas_api.usage.quantities import LatePeriodQuantity
 from saas_api.usage.ranges import DateRange
 
 
@@ -92,9 +93,16 @@ FROM billing_periods p WHERE p.organization_id = :organization_id AND p.id = ANY
 
 
 def list_late_usage(session: Session, organization_id: UUID, period_id: UUID) -> tuple[LateUsage, ...]:
-    """Late usage that a period pays for, by closed period, the oldest first."""
+    """Late usage that a period pays for, from the ledger, by closed period, the oldest first."""
+    rows = usage_quantities.late_period_quantities(session, organization_id, period_id)
+    return _late_usage(session, organization_id, period_id, rows)
+
+
+def _late_usage(
+    session: Session, organization_id: UUID, period_id: UUID, rows: Iterable[LatePeriodQuantity]
+) -> tuple[LateUsage, ...]:
     quantities: defaultdict[UUID, list[LateQuantity]] = defaultdict(list)
-    for row in usage_quantities.late_period_quantities(session, organization_id, period_id):
+    for row in rows:
         quantities[row.period_id].append(
             LateQuantity(row.version_id, row.meter, row.billed, row.quantity, row.dimension_value, row.aggregation)
         )
@@ -173,29 +181,26 @@ def list_usage(
 
 
 def get_live_usage(session: Session, period: BillingPeriod, segments: Sequence[PlanSegment]) -> LiveUsage:
-    """Usage of a period so far as if the subscription had these segments.
-
-    Reads the rollups, or the ledger for a period with several plan versions or late usage and for meters that do not
-    add up.
-    """
+    """Usage of a period so far as if the subscription had these segments, from rollups and the tail of the ledger."""
     organization_id, period_id = period.organization_id, period.id
-    parts = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at)
-    rows = usage_quantities.live_sums(session, organization_id, period_id, parts[-1].version_id)
-    sums: defaultdict[str, Decimal] = defaultdict(Decimal)
-    for row in rows:
-        sums[row.meter] += row.quantity
+    chain = [(segment.version_id, segment.starts_at) for segment in segments]
+    rows = live_quantities.list_live_quantities(session, organization_id, period_id, chain)
     exact_meters = usage_quantities.select_exact(rows)
+    metered: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for row in rows:
+        metered[row.meter] += 0 if row.meter in exact_meters else row.quantity
+    metered |= usage_quantities.exact_totals(session, organization_id, period_id, exact_meters)
+    used = tuple(
+        UsageQuantity(row.version_id, row.meter, row.quantity, row.dimension_value)
+        for row in rows
+        if row.late_period_id is None and row.meter not in exact_meters
+    )
+    exact = list_usage(session, organization_id, period_id, segments, exact_meters)
     late: tuple[LateUsage, ...] = ()
-    if len(parts) == 1 and not any(row.is_late for row in rows):
-        summed = [(row.meter, row.quantity, row.dimension_value) for row in rows if row.meter not in exact_meters]
-        exact = list_usage(session, organization_id, period_id, segments, exact_meters)
-        used = (*(UsageQuantity(parts[0].version_id, *row) for row in summed), *exact)
-    else:
-        used = list_usage(session, organization_id, period_id, segments)
-        late = list_late_usage(session, organization_id, period_id)
-    totals = usage_quantities.exact_totals(session, organization_id, period_id, exact_meters)
-    metered = {**sums, **dict.fromkeys(exact_meters, Decimal(0)), **totals}
-    return LiveUsage(used, late, metered, sum(row.requests for row in rows))
+    if late_periods := {row.late_period_id for row in rows if row.late_period_id}:
+        late_rows = live_quantities.late_period_quantities(session, organization_id, period_id, list(late_periods))
+        late = _late_usage(session, organization_id, period_id, late_rows)
+    return LiveUsage((*used, *exact), late, metered, sum(row.requests for row in rows))
 
 
 def inputs_for_segments(session: Session, period: BillingPeriod, segments: Sequence[PlanSegment]) -> BillInputs:
@@ -236,7 +241,7 @@ def usage_by_period(
     """
     used: defaultdict[tuple[UUID, str], list[UsageQuantity]] = defaultdict(list)
     ids = [period.id for period in periods]
-    for row in usage_quantities.occurred_quantities(session, organization_id, ids, list(versions)):
+    for row in live_quantities.occurred_quantities(session, organization_id, ids, list(versions)):
         usage = UsageQuantity(row.version_id, row.meter, row.quantity, row.dimension_value, row.aggregation)
         used[row.period_id, row.version_id].append(usage)
     return used

@@ -21,10 +21,11 @@ from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict
+from saas_api.core.ids import NIL_UUID
 from saas_api.core.observability import get_logger
 from saas_api.usage import quantities, rollups
 from saas_api.usage.quantities import EXACT_COLUMNS
-from saas_api.usage.rollups import DIMENSIONS_SQL
+from saas_api.usage.rollups import DIMENSIONS_SQL, IS_ROLLED
 
 log = get_logger(__name__)
 
@@ -227,22 +228,27 @@ SELECT p.organization_id, 'period ' || p.seq || ' is closed since ' || p.closed_
 FROM billing_periods p
 WHERE {_per_organization("p")} AND p.state = 'closed' AND p.closed_at < now() - interval '2 hours'"""
 
+_IN_FORCE_AT = """LEFT JOIN subscription_segments s ON s.organization_id = {0}.organization_id
+        AND s.starts_at <= {0}.{1} AND (s.ends_at IS NULL OR s.ends_at > {0}.{1})"""
 ROLLUPS_MATCH_LEDGER = f"""
-SELECT organization_id, meter_code || ' of a period: rollups have ' || coalesce(r.quantity, 0) || ', the ledger '
-  || coalesce(e.quantity, 0) AS what
-FROM (SELECT e.organization_id, e.billing_period_id, e.meter_code, {DIMENSIONS_SQL} AS dimensions,
+SELECT organization_id, meter_code || ' of a period on ' || plan_version_id || ': rollups have '
+  || coalesce(r.quantity, 0) || ', the ledger ' || coalesce(e.quantity, 0) AS what
+FROM (SELECT e.organization_id, e.billing_period_id, coalesce(e.late_for_period_id, '{NIL_UUID}') AS late_for_period_id,
+        coalesce(s.plan_version_id, 'no plan') AS plan_version_id, e.meter_code, {DIMENSIONS_SQL} AS dimensions,
         sum(e.quantity) AS quantity
       FROM usage_events e CROSS JOIN usage_watermark w
       JOIN meters m ON m.code = e.meter_code
       JOIN billing_periods p ON (p.organization_id, p.id) = (e.organization_id, e.billing_period_id)
-      WHERE {_per_organization("e")} AND p.ends_at >= :since
-        AND NOT (e.recorded_xid >= w.through_xid AND e.recorded_at > w.floor_at)
-      GROUP BY 1, 2, 3, 4) e
+      {_IN_FORCE_AT.format("e", "occurred_at")}
+      WHERE {_per_organization("e")} AND p.ends_at >= :since AND {IS_ROLLED}
+      GROUP BY 1, 2, 3, 4, 5, 6) e
 FULL JOIN (
-  SELECT r.organization_id, r.billing_period_id, r.meter_code, r.dimensions, sum(r.quantity) AS quantity
+  SELECT r.organization_id, r.billing_period_id, r.late_for_period_id,
+    coalesce(s.plan_version_id, 'no plan') AS plan_version_id, r.meter_code, r.dimensions, sum(r.quantity) AS quantity
   FROM usage_rollups r JOIN billing_periods p ON (p.organization_id, p.id) = (r.organization_id, r.billing_period_id)
-  WHERE {_per_organization("r")} AND p.ends_at >= :since GROUP BY 1, 2, 3, 4) r
-  USING (organization_id, billing_period_id, meter_code, dimensions)
+  {_IN_FORCE_AT.format("r", "bucket_at")}
+  WHERE {_per_organization("r")} AND p.ends_at >= :since GROUP BY 1, 2, 3, 4, 5, 6) r
+  USING (organization_id, billing_period_id, late_for_period_id, plan_version_id, meter_code, dimensions)
 WHERE coalesce(r.quantity, 0) <> coalesce(e.quantity, 0)"""
 
 NO_PAYMENT_STUCK = f"""

@@ -23,8 +23,9 @@ from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
-from saas_api.usage import ledger, rollups
-from saas_api.usage.ledger import LineSlice, SliceTotals
+from saas_api.usage import ledger, live_quantities, rollups
+from saas_api.usage.ledger import LineSlice
+from saas_api.usage.live_quantities import SliceTotals
 
 LINE_EVENT_COLUMNS = (
     "event_id",
@@ -181,7 +182,7 @@ def list_invoices(
     raises: ValidationFailed for a cursor of another list
     """
     page = list_issued(session, organization_id, request, status=status, year=year)
-    requests = rollups.count_requests_by_period(session, organization_id) if page.items else {}
+    requests = rollups.count_requests(session, organization_id, {period.id for _, period in page.items})
     items = [InvoiceListItem(invoice, period, requests.get(period.id, 0)) for invoice, period in page.items]
     return replace(page, items=items)
 
@@ -272,7 +273,7 @@ def _line_price(session: Session, line: InvoiceLine) -> MeterPrice | None:
 
 def _count_events(session: Session, line: InvoiceLine, events_of_line: LineSlice) -> SliceTotals:
     """Totals of the events of a line; what a meter counts that does not add up is the quantity of the line."""
-    totals = ledger.count_slice(session, events_of_line)
+    totals = live_quantities.count_slice(session, events_of_line)
     return replace(totals, quantity=line.quantity) if "aggregation" in line.calculation else totals
 
 

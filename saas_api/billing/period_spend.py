@@ -65,12 +65,13 @@ def get_base_and_prices(
     Included quantity and maximum of the prices are what other versions of the plan have left in the period.
     """
     period = session.get_one(BillingPeriod, (organization_id, period_id))
-    inputs = _inputs_without_usage(session, period, subscriptions.list_segments(session, organization_id))
+    segments = subscriptions.list_segments(session, organization_id)
+    inputs = _inputs_without_usage(session, period, segments)
     used: tuple[UsageQuantity, ...] = ()
     plan_code = plans.plan_for_version(version_id)
     version_ids = {segment.version_id for segment in inputs.segments}
     if sum(plans.plan_for_version(one) == plan_code for one in version_ids) > 1:
-        used = bill_inputs.list_usage(session, organization_id, period_id)
+        used = bill_inputs.get_live_usage(session, period, segments).used
     versions = bill_inputs.get_versions(session, inputs.segments, used, (), version_id)
     prices = bill.period_prices(versions, inputs.segments, used)
     return _base_minor(inputs), bill.version_prices(versions[version_id], prices)

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -21,8 +21,6 @@ from saas_api.usage import meters, quantities, range_quantities, ranges, refused
 from saas_api.usage.range_quantities import RangeQuantity
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.reports import AcceptedCalls, TimeseriesPoint, TimeseriesRange
-
-_WITHIN_HOUR = timedelta(hours=1) - timedelta(microseconds=1)
 
 
 @dataclass
@@ -241,8 +239,8 @@ class _Pricing:
 
     @property
     def boundaries(self) -> list[datetime]:
-        """Where the hours of each segment begin: the hour of a plan change belongs to the plan in force at its end."""
-        return [segment.starts_at - _WITHIN_HOUR for segment in self.segments]
+        """Where each segment begins."""
+        return [segment.starts_at for segment in self.segments]
 
     def cost(self, calls: AcceptedCalls | TimeseriesPoint) -> Decimal:
         """Cost of calls at list price, in major units; 0 without a price, and for a meter that does not add up."""

@@ -61,17 +61,24 @@ SEGMENTS_SQL = """(SELECT plan_version_id AS version_id, starts_at,
     coalesce(lead(starts_at) OVER (ORDER BY seq), 'infinity') AS ends_at
   FROM subscription_segments WHERE organization_id = :organization_id)"""
 
+
+def slice_value_condition(properties: str) -> str:
+    """Whether usage has the dimension's value of a `LineSlice`.
+
+    properties: SQL expression, jsonb
+    """
+    return f"""(CAST(:dimension AS text) IS NULL OR CASE WHEN :dimension_value <> ''
+    THEN {properties} ->> :dimension = :dimension_value
+    ELSE coalesce({properties} ->> :dimension, '') NOT IN (
+      SELECT dimension_value FROM prices WHERE plan_version_id = :version_id AND meter_code = :meter
+        AND dimension_value <> '') END)"""
+
+
 _LINE_EVENTS = f"""FROM usage_events e
 JOIN {SEGMENTS_SQL} s ON e.occurred_at >= s.starts_at AND e.occurred_at < s.ends_at
 WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id AND e.meter_code = :meter
   AND e.late_for_period_id IS NOT DISTINCT FROM CAST(:late_for_period_id AS uuid) AND s.version_id = :version_id
-  AND (CAST(:dimension AS text) IS NULL OR CASE WHEN :dimension_value <> ''
-    THEN e.properties ->> :dimension = :dimension_value
-    ELSE coalesce(e.properties ->> :dimension, '') NOT IN (
-      SELECT dimension_value FROM prices WHERE plan_version_id = :version_id AND meter_code = :meter
-        AND dimension_value <> '') END)"""
-_SLICE_TOTALS = text(f"""SELECT count(*) FILTER (WHERE e.reversal_of IS NULL), count(e.reversal_of),
-  coalesce(sum(e.quantity), 0), min(e.occurred_at), max(e.occurred_at) {_LINE_EVENTS}""")
+  AND {slice_value_condition("e.properties")}"""
 # In the order of the ledger's index, so that a page needs no sort of all events.
 _SLICE_PAGE = text(f"""SELECT e.id, e.recorded_xid, e.occurred_at, e.recorded_at, e.meter_code, e.quantity, e.source,
   e.idempotency_key, e.api_key_id, e.message_id, e.reversal_of, e.properties, e.unique_value {_LINE_EVENTS}
@@ -101,27 +108,6 @@ class LineSlice:
     def parameters(self) -> dict[str, Any]:
         """Parameters of the SQL statements."""
         return dict(vars(self))
-
-
-@dataclass(frozen=True)
-class SliceTotals:
-    """Totals of a slice.
-
-    reversals: number of reversed events; the quantity of a reversal is negative
-    quantity: sum of the quantities
-    first_at, last_at: None without events
-    """
-
-    events: int
-    reversals: int
-    quantity: Decimal
-    first_at: datetime | None
-    last_at: datetime | None
-
-
-def count_slice(session: Session, line: LineSlice) -> SliceTotals:
-    """Number of events and reversals of an invoice line, and the sum of their quantities."""
-    return SliceTotals(*session.execute(_SLICE_TOTALS, line.parameters).one())
 
 
 def list_events(session: Session, line: LineSlice, after: RowMapping | None, limit: int) -> Sequence[RowMapping]:

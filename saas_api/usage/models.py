@@ -1,4 +1,4 @@
-"""Tables of meters, the usage ledger, its rollups and watermark, and the counts of refused requests."""
+"""Tables of meters, the usage ledger, its rollups and their watermark, and the counts of refused requests."""
 
 import uuid
 from datetime import datetime
@@ -84,20 +84,39 @@ class TestUsageEvent(Model):
 
 
 class UsageRollup(Model):
-    """Sums of the ledger by local hour, for dashboards and limits; bills never use them."""
+    """Sums of the ledger by local hour, for dashboards and limits; bills never use them.
+
+    late_for_period_id: the closed period in which the usage happened; the nil id for usage of its own period
+    bucket_at: start of the hour, or of the plan version or period that begins in it
+    event_count: without reversals
+    first_at, last_at: times of its first and last event
+    """
 
     __tablename__ = "usage_rollups"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     billing_period_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    late_for_period_id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=FetchedValue())
     bucket_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
     meter_code: Mapped[str] = mapped_column(Text, primary_key=True)
     source: Mapped[str] = mapped_column(Text, primary_key=True)
     api_key_id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=FetchedValue())
-    is_late: Mapped[bool] = mapped_column(primary_key=True)
     dimensions: Mapped[dict[str, str]] = mapped_column(JSONB, primary_key=True, server_default=FetchedValue())
     quantity: Mapped[Decimal] = mapped_column(Numeric(24, 6))
     event_count: Mapped[int] = mapped_column(BigInteger)
+    reversal_count: Mapped[int] = mapped_column(BigInteger)
+    first_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    last_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class UsageEventAhead(Model):
+    """An event below the watermark that no rollup contains yet, because its time is not over."""
+
+    __tablename__ = "usage_events_ahead"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    event_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    occurred_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 
 class RollupWatermark(Model):

@@ -1,4 +1,4 @@
-"""Quantities of a billing period: exact from the ledger for bills, sums also from the rollups for what is only shown.
+"""Quantities of a billing period from the ledger, for bills; what is only shown reads `live_quantities`.
 
 Meters with aggregation sum and count add up. All others are read from their events: the highest quantity, that of the
 last event by `occurred_at` (of the last recorded one of several), or the number of distinct values, without events that
@@ -17,7 +17,6 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.usage.ledger import SEGMENTS_SQL
-from saas_api.usage.rollups import LIVE_USAGE_SQL
 
 Chain = Sequence[tuple[str, datetime]]
 """Plan versions with their starts, in order."""
@@ -95,7 +94,8 @@ def exact_sql(groups: str, facts: str) -> str:
   GROUP BY {groups}, aggregation ORDER BY {groups}"""
 
 
-_VALUE = "coalesce(d.dimension_value, '')"
+VALUE_SQL = "coalesce(d.dimension_value, '')"
+"""Value of the dimension, of a price `d` as `price_join` finds it."""
 _EVENT_PRICE = price_join("s.version_id", "e.meter_code", "e.properties")
 EXACT_COLUMNS = "m.aggregation, e.quantity, e.unique_value, e.occurred_at, e.recorded_xid, e.id"
 NOT_REVERSED = """e.reversal_of IS NULL AND NOT EXISTS (
@@ -121,7 +121,7 @@ def _sums_sql(keys: str, sums: str, body: str) -> str:
     """
     halves = (
         body.format(value="''", join="", condition=f"NOT {_HAS_PRICES_BY_DIMENSION}"),
-        body.format(value=_VALUE, join=_EVENT_PRICE, condition=_HAS_PRICES_BY_DIMENSION),
+        body.format(value=VALUE_SQL, join=_EVENT_PRICE, condition=_HAS_PRICES_BY_DIMENSION),
     )
     return f"""SELECT {keys}, dimension_value, {AGGREGATION_SQL}, {sums}
       FROM ({" UNION ALL ".join(halves)}) summed JOIN meters m ON m.code = meter ORDER BY {keys}, dimension_value"""
@@ -145,7 +145,7 @@ def period_quantities(
 
     chain: plan versions with their starts, in order, as if the subscription had them; None for those that it has
     """
-    segments, values = _segments(chain)
+    segments, values = segments_sql(chain)
     values |= {"organization_id": organization_id, "period_id": period_id}
     statement = text(_sums_sql("version_id, meter", "used", _PERIOD_SUMS.format(segments=segments)))
     rows = [PeriodQuantity(*row) for row in session.execute(statement, values)]
@@ -205,8 +205,8 @@ def exact_quantities(
     """As `period_quantities`, of meters that do not add up."""
     if not meters:
         return []
-    segments, values = _segments(chain)
-    facts = f"""SELECT s.version_id, e.meter_code, {_VALUE} AS value, {EXACT_COLUMNS}
+    segments, values = segments_sql(chain)
+    facts = f"""SELECT s.version_id, e.meter_code, {VALUE_SQL} AS value, {EXACT_COLUMNS}
       FROM usage_events e JOIN meters m ON m.code = e.meter_code JOIN {segments} {_IN_FORCE} {_EVENT_PRICE}
       WHERE {_COUNTS_IN_PERIOD}"""
     rows = session.execute(
@@ -216,8 +216,8 @@ def exact_quantities(
     return [PeriodQuantity(*row) for row in rows]
 
 
-def _segments(chain: Chain | None) -> tuple[str, dict[str, Any]]:
-    """SQL of the plan versions over time, with its parameters."""
+def segments_sql(chain: Chain | None) -> tuple[str, dict[str, Any]]:
+    """SQL of the plan versions over time, with its parameters; None stands for those that the subscription has."""
     if chain is None:
         return SEGMENTS_SQL, {}
     return _GIVEN_SEGMENTS, {"versions": [one for one, _ in chain], "starts": [starts_at for _, starts_at in chain]}
@@ -247,7 +247,7 @@ _LATE_PERIODS = """late_periods AS (SELECT DISTINCT late_for_period_id AS id FRO
   WHERE organization_id = :organization_id AND billing_period_id = :period_id AND late_for_period_id IS NOT NULL)"""
 # Each event counts in what was billed before, in what comes to it now, or in both.
 _LATE_FACTS = f"""SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS period_id, s.version_id, e.meter_code,
-    {_VALUE} AS value, moment.is_now, {EXACT_COLUMNS}
+    {VALUE_SQL} AS value, moment.is_now, {EXACT_COLUMNS}
   FROM {_LATE_EVENTS} {_EVENT_PRICE}
   JOIN meters m ON m.code = e.meter_code
   LEFT JOIN (SELECT r.reversal_of AS id, r.billing_period_id <> :period_id AS is_billed FROM usage_events r
@@ -269,7 +269,7 @@ _LATE_SUMS = f"""SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS p
 _LATE_QUANTITIES = text(
     f"WITH {_LATE_PERIODS} {_sums_sql('period_id, version_id, meter', 'billed, quantity', _LATE_SUMS)}"
 )
-_LATE_EXACT = text(f"""WITH {_LATE_PERIODS}, exact AS (
+_LATE_EXACT = text(f"""WITH late_periods AS (SELECT unnest(CAST(:late_periods AS uuid[])) AS id), exact AS (
   {exact_sql("period_id, version_id, meter_code, value, is_now", _LATE_FACTS)})
 SELECT period_id, version_id, meter_code, value, aggregation, coalesce(sum(quantity) FILTER (WHERE NOT is_now), 0),
   coalesce(sum(quantity) FILTER (WHERE is_now), 0) - coalesce(sum(quantity) FILTER (WHERE NOT is_now), 0)
@@ -280,111 +280,21 @@ def late_period_quantities(session: Session, organization_id: UUID, period_id: U
     """All usage of the closed periods whose late usage a period pays for, by period, plan version, meter and value."""
     values: dict[str, Any] = {"organization_id": organization_id, "period_id": period_id}
     rows = [LatePeriodQuantity(*row) for row in session.execute(_LATE_QUANTITIES, values)]
+    return replace_late_sums(session, organization_id, period_id, rows)
+
+
+def replace_late_sums(
+    session: Session, organization_id: UUID, period_id: UUID, rows: list[LatePeriodQuantity]
+) -> list[LatePeriodQuantity]:
+    """The rows of a paying period with the quantities of meters that do not add up in place of their sums."""
     exact_meters = select_exact(rows)
     if not exact_meters:
         return rows
-    exact = session.execute(_LATE_EXACT, {**values, "meters": list(exact_meters)})
-    return sorted(
-        [*(row for row in rows if row.meter not in exact_meters), *(LatePeriodQuantity(*row) for row in exact)]
-    )
-
-
-class LiveQuantity(NamedTuple):
-    """What a period pays for so far, late usage included, by meter and value of the dimension.
-
-    quantity: also of a meter that does not add up the sum
-    requests: number of events
-    """
-
-    meter: str
-    dimension_value: str
-    aggregation: str
-    quantity: Decimal
-    is_late: bool
-    requests: int
-
-
-_LIVE_QUANTITIES = text(f"""WITH live AS ({LIVE_USAGE_SQL})
-  SELECT l.meter_code, {_VALUE}, {AGGREGATION_SQL}, sum(l.quantity), bool_or(l.is_late), sum(l.event_count)::bigint
-  FROM live l JOIN meters m ON m.code = l.meter_code
-  {price_join("CAST(:version_id AS text)", "l.meter_code", "l.dimensions")}
-  WHERE l.billing_period_id = :period_id GROUP BY 1, 2, 3 ORDER BY 1, 2""")
-
-
-def live_sums(session: Session, organization_id: UUID, period_id: UUID, version_id: str) -> list[LiveQuantity]:
-    """Sums from rollups and the tail of the ledger, also of meters that do not add up.
-
-    version_id: plan version whose prices divide the dimensions
-    """
-    values = {"organization_id": organization_id, "period_id": period_id, "version_id": version_id}
-    return [LiveQuantity(*row) for row in session.execute(_LIVE_QUANTITIES, values)]
-
-
-_LIVE_TOTALS = text(f"""WITH live AS ({LIVE_USAGE_SQL})
-  SELECT l.meter_code AS meter, {AGGREGATION_SQL} AS aggregation, sum(l.quantity) AS quantity
-  FROM live l JOIN meters m ON m.code = l.meter_code WHERE l.billing_period_id = :period_id GROUP BY 1, 2""")
-
-
-def live_quantities(session: Session, organization_id: UUID, period_id: UUID) -> dict[str, Decimal]:
-    """Quantity by meter that a billing period pays for so far; meters that do not add up without late usage."""
-    values = {"organization_id": organization_id, "period_id": period_id}
-    rows = session.execute(_LIVE_TOTALS, values).all()
-    exact_meters = {row.meter for row in rows if row.aggregation != "sum"}
-    exact = exact_totals(session, organization_id, period_id, exact_meters)
-    return {row.meter: exact.get(row.meter, Decimal(0)) if row.meter in exact_meters else row.quantity for row in rows}
-
-
-class OccurredQuantity(NamedTuple):
-    """Usage that occurred in a period, as if one plan version had been in force all the time."""
-
-    period_id: UUID
-    version_id: str
-    meter: str
-    dimension_value: str
-    aggregation: str
-    quantity: Decimal
-
-
-_OCCURRED_SUMS = text(f"""
-WITH live AS ({LIVE_USAGE_SQL}),
-used AS (SELECT period_id, meter_code, dimensions, sum(quantity) AS quantity FROM (
-    SELECT billing_period_id AS period_id, meter_code, dimensions, quantity FROM live
-    WHERE billing_period_id = ANY (:periods) AND NOT is_late
-    UNION ALL
-    SELECT late_for_period_id, meter_code, properties, quantity FROM usage_events
-    WHERE organization_id = :organization_id AND late_for_period_id = ANY (:periods)) one GROUP BY 1, 2, 3)
-SELECT u.period_id, v.id, u.meter_code, {_VALUE}, {AGGREGATION_SQL}, sum(u.quantity)
-FROM used u JOIN meters m ON m.code = u.meter_code CROSS JOIN unnest(CAST(:versions AS text[])) AS v (id)
-{price_join("v.id", "u.meter_code", "u.dimensions")}
-GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4""")
-_OCCURRED_FACTS = f"""
-SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS period_id, v.id AS version_id, e.meter_code,
-  {_VALUE} AS value, {EXACT_COLUMNS}
-FROM usage_events e JOIN meters m ON m.code = e.meter_code
-CROSS JOIN unnest(CAST(:versions AS text[])) AS v (id) {price_join("v.id", "e.meter_code", "e.properties")}
-WHERE e.organization_id = :organization_id AND e.meter_code = ANY (:meters)
-  AND (e.billing_period_id = ANY (:periods) AND e.late_for_period_id IS NULL OR e.late_for_period_id = ANY (:periods))
-  AND {NOT_REVERSED}"""
-_OCCURRED_EXACT = text(exact_sql("period_id, version_id, meter_code, value", _OCCURRED_FACTS))
-
-
-def occurred_quantities(
-    session: Session, organization_id: UUID, periods: Sequence[UUID], versions: Sequence[str]
-) -> list[OccurredQuantity]:
-    """Usage by the period in which it occurred, even if another one pays for it, under each of some plan versions."""
-    values: dict[str, Any] = {
+    values = {
         "organization_id": organization_id,
-        "periods": list(periods),
-        "versions": sorted(set(versions)),
+        "period_id": period_id,
+        "meters": list(exact_meters),
+        "late_periods": list({row.period_id for row in rows}),
     }
-    rows = [OccurredQuantity(*row) for row in session.execute(_OCCURRED_SUMS, values)]
-    exact_meters = select_exact(rows)
-    if not exact_meters:
-        return rows
-    exact = session.execute(_OCCURRED_EXACT, {**values, "meters": list(exact_meters)})
-    return sorted(
-        [
-            *(row for row in rows if row.meter not in exact_meters),
-            *(OccurredQuantity(*row) for row in exact),
-        ]
-    )
+    exact = (LatePeriodQuantity(*row) for row in session.execute(_LATE_EXACT, values))
+    return sorted([*(row for row in rows if row.meter not in exact_meters), *exact])

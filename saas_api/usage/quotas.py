@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import money
 from saas_api.core.limits.counters import MAX_COUNTER_VALUE
-from saas_api.usage import open_holds, quantities
+from saas_api.usage import live_quantities, open_holds
 from saas_api.usage.ledger import MeteredUsage
 
 MICRO_UNITS = 1_000_000
@@ -94,7 +94,7 @@ def quota_counters(
 
 def count_towards_quotas(session: Session, organization_id: UUID, period_id: UUID) -> Mapping[str, Decimal]:
     """What counts towards quotas in a period, by meter in its unit: usage and open holds."""
-    counted = defaultdict(Decimal, quantities.live_quantities(session, organization_id, period_id))
+    counted = defaultdict(Decimal, live_quantities.get_totals(session, organization_id, period_id))
     for hold in open_holds.list_held_quantities(session, organization_id):
         counted[hold.meter] += hold.quantity
     return counted

@@ -10,8 +10,10 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.orm import Session
 
 from saas_api.core.access import KeyMode
+from saas_api.core.ids import NIL_UUID
 from saas_api.usage import quantities
-from saas_api.usage.quantities import AGGREGATION_SQL, EXACT_COLUMNS, NOT_REVERSED
+from saas_api.usage.ledger import SEGMENTS_SQL
+from saas_api.usage.quantities import AGGREGATION_SQL, EXACT_COLUMNS, NOT_REVERSED, VALUE_SQL
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.rollups import LIVE_USAGE_SQL
 
@@ -35,34 +37,19 @@ class RangeQuantity(NamedTuple):
 
 
 _PERIODS = """periods AS (
-  SELECT p.organization_id, p.id, p.starts_at, p.ends_at,
-    EXISTS (SELECT FROM subscription_segments s WHERE s.organization_id = :organization_id
-              AND s.starts_at > p.starts_at AND s.starts_at < p.ends_at)
-    OR EXISTS (SELECT FROM usage_events e WHERE e.organization_id = :organization_id AND e.late_for_period_id = p.id)
-      AS is_mixed
-  FROM billing_periods p
-  WHERE p.organization_id = :organization_id AND p.ends_at > :starts_at AND p.starts_at < :ends_at)"""
+  SELECT organization_id, id, starts_at, ends_at FROM billing_periods
+  WHERE organization_id = :organization_id AND ends_at > :starts_at AND starts_at < :ends_at)"""
 _SUMS = text(f"""
-WITH live AS ({LIVE_USAGE_SQL}), {_PERIODS},
-facts AS (
-  SELECT p.id AS period_id, l.meter_code, l.dimensions, l.quantity, greatest(l.bucket_at, p.starts_at) AS at
-  FROM periods p JOIN live l ON l.billing_period_id = p.id
-  WHERE NOT p.is_mixed AND NOT l.is_late AND l.bucket_at < :ends_at
-    AND l.bucket_at >= (SELECT min(starts_at) - interval '1 hour' FROM periods)
-  UNION ALL
-  SELECT p.id, e.meter_code, e.properties, e.quantity, e.occurred_at
-  FROM periods p JOIN usage_events e ON e.organization_id = p.organization_id AND e.billing_period_id = p.id
-  WHERE p.is_mixed AND e.late_for_period_id IS NULL
-  UNION ALL
-  SELECT p.id, e.meter_code, e.properties, e.quantity, e.occurred_at
-  FROM periods p JOIN usage_events e ON e.organization_id = p.organization_id AND e.late_for_period_id = p.id)
-SELECT p.starts_at, p.ends_at, s.plan_version_id, f.meter_code, coalesce(d.dimension_value, ''), {AGGREGATION_SQL},
-  coalesce(sum(f.quantity) FILTER (WHERE f.at < :starts_at), 0),
-  coalesce(sum(f.quantity) FILTER (WHERE f.at < :ends_at), 0)
-FROM facts f JOIN periods p ON p.id = f.period_id JOIN meters m ON m.code = f.meter_code
-JOIN subscription_segments s ON s.organization_id = :organization_id AND s.starts_at <= f.at
-  AND (s.ends_at IS NULL OR s.ends_at > f.at)
-{quantities.price_join("s.plan_version_id", "f.meter_code", "f.dimensions")}
+WITH live AS ({LIVE_USAGE_SQL}), {_PERIODS}, segments AS {SEGMENTS_SQL}
+SELECT p.starts_at, p.ends_at, s.version_id, l.meter_code, {VALUE_SQL}, {AGGREGATION_SQL},
+  coalesce(sum(l.quantity) FILTER (WHERE l.bucket_at < :starts_at), 0), sum(l.quantity)
+FROM live l
+JOIN periods p ON p.id = CASE l.late_for_period_id WHEN '{NIL_UUID}' THEN l.billing_period_id
+  ELSE l.late_for_period_id END
+JOIN segments s ON l.bucket_at >= s.starts_at AND l.bucket_at < s.ends_at
+JOIN meters m ON m.code = l.meter_code
+{quantities.price_join("s.version_id", "l.meter_code", "l.dimensions")}
+WHERE l.bucket_at >= (SELECT min(starts_at) FROM periods) AND l.bucket_at < :ends_at
 GROUP BY 1, 2, 3, 4, 5, 6""")
 _EXACT_FACTS = f"""
 SELECT p.starts_at, p.ends_at, s.plan_version_id, e.meter_code, coalesce(d.dimension_value, '') AS value,
@@ -119,10 +106,7 @@ def list_exact_quantities(
 
 
 def list_range_quantities(session: Session, organization_id: UUID, days: DateRange) -> list[RangeQuantity]:
-    """Usage of every period that a range touches, up to the start and up to the end of the range.
-
-    Sums are exact to the hour; periods with several plan versions or late usage are read from the ledger.
-    """
+    """Usage of every period that a range touches, up to the start and up to the end of the range, to the hour."""
     values = {"organization_id": organization_id, "starts_at": days.starts_at, "ends_at": days.ends_at}
     rows = [RangeQuantity(*row) for row in session.execute(_SUMS, values)]
     exact_meters = quantities.select_exact(rows)

@@ -22,7 +22,7 @@ from saas_api.usage.rollups import DIMENSIONS_SQL, LIVE_USAGE_SQL
 class AcceptedCalls:
     """Accepted calls of one day, meter, source, key and values of the meter's dimensions.
 
-    segment: number of `boundaries` at or before their hour; 0 in test mode
+    segment: number of `boundaries` at or before them; 0 in test mode
     aggregation: "sum" for every meter that adds up; the quantities of others cannot be added
     quantity: in the meter's unit, less reversals
     """
@@ -55,7 +55,7 @@ _CALL_GROUPS = {
     "meter": "e.meter_code",
     "source": "coalesce(e.endpoint, e.source)",
     "api_key_id": "e.api_key_id",
-    "segment": "width_bucket(date_trunc('hour', e.occurred_at, :zone), CAST(:boundaries AS timestamptz[]))",
+    "segment": "width_bucket(e.occurred_at, CAST(:boundaries AS timestamptz[]))",
     "dimensions": DIMENSIONS_SQL,
 }
 
@@ -65,7 +65,7 @@ def accepted_calls(
 ) -> list[AcceptedCalls]:
     """Accepted calls of hours that begin within the range; no bill contains those of test keys.
 
-    boundaries: rising instants that separate the calls, such as plan changes; to the hour
+    boundaries: rising instants that separate the calls, the plan changes
     mode: "live" or "test"
     """
     is_live = mode == KeyMode.LIVE
@@ -141,7 +141,7 @@ class TimeseriesRange:
 
     starts: start of every point, rising
     ends_at: end of the last point
-    boundaries: rising instants that separate the calls, such as plan changes; to the hour
+    boundaries: rising instants that separate the calls, the plan changes
     meter: None for all
     mode: "live" or "test"
     """
@@ -158,7 +158,7 @@ class TimeseriesPoint:
     """Accepted calls of one point, meter, source, key and values of the meter's dimensions.
 
     point: index of its start
-    segment: number of `boundaries` at or before their hour; 0 in test mode
+    segment: number of `boundaries` at or before them; 0 in test mode
     aggregation: "sum" for every meter that adds up
     quantity: 0 for another meter
     """

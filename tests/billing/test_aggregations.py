@@ -7,7 +7,7 @@ import pytest
 
 from saas_api.billing import invariants, invoices, period_spend, previews
 from saas_api.core import clock
-from saas_api.usage import quantities, rollups
+from saas_api.usage import live_quantities, rollups
 from tests.support.billing import BillingOrganization, create_organization, day, publish_meter, publish_prices
 from tests.support.billing_actions import close_periods, create_credit_note
 
@@ -99,7 +99,7 @@ def test_preview_spend_and_simulation_agree_with_the_invoice(acme: BillingOrgani
         [(period_id,)] = acme.rows("SELECT id FROM billing_periods WHERE seq = 1")
         spent = period_spend.get_period_spend(session, acme.id, period_id)
         [simulated] = previews.simulate_plans(session, acme.id, ["every"])
-        live = quantities.live_quantities(session, acme.id, period_id)
+        live = live_quantities.get_totals(session, acme.id, period_id)
     invoice = close_april(acme)
     assert invoice.total_minor == 1_700
     assert {preview.forecast.total_minor, simulated.total_minor, spent.total} == {1_700}
@@ -208,5 +208,5 @@ def test_late_usage_of_an_earlier_period_is_no_quantity_of_the_current_one(acme:
     [(period_id,)] = acme.rows("SELECT id FROM billing_periods WHERE seq = 2")
     with acme.transaction() as session:
         spent = period_spend.get_period_spend(session, acme.id, period_id)
-        assert spent.metered == quantities.live_quantities(session, acme.id, period_id) == {"peak": 0, "calls": 1}
+        assert spent.metered == live_quantities.get_totals(session, acme.id, period_id) == {"peak": 0, "calls": 1}
     assert spent.charge == 900 + 100

@@ -17,7 +17,7 @@ from flask.testing import FlaskClient
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
-from saas_api.usage import meters, quantities
+from saas_api.usage import live_quantities, meters
 from tests.support.accounts import User, create_key
 from tests.support.usage_events import EventSender, ledger_rows, make_event, publish_meter
 
@@ -255,7 +255,7 @@ def test_events_of_a_batch_are_recorded_in_its_order(app: Flask, sender: EventSe
         organization_id = ids.parse_id("org", owner.organization_id)
         with app.app_context(), tenancy.tenant_session(organization_id) as session:
             [period_id] = session.execute(sa.text("SELECT DISTINCT billing_period_id FROM usage_events")).scalars()
-            assert quantities.live_quantities(session, organization_id, period_id)["seats"] == 20
+            assert live_quantities.get_totals(session, organization_id, period_id)["seats"] == 20
 
 
 def test_a_subject_is_an_organization_a_key_or_a_test_key(app: Flask, sender: EventSender, alice: User) -> None:

@@ -13,7 +13,7 @@ from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.metering import holds, key_principals
 from saas_api.metering.models import Hold
-from saas_api.usage import meters, open_holds, quantities, quotas
+from saas_api.usage import live_quantities, meters, open_holds, quotas
 from saas_api.usage.ledger import MeteredUsage
 from saas_api.usage.meters import InvalidQuantity, MissingProperty
 from tests.support.billing import BillingOrganization, create_organization, day
@@ -116,7 +116,7 @@ def test_hold_that_is_settled_between_two_reads_is_counted_once() -> None:
     held = hold(acme, 5)
     [(period_id,)] = acme.rows("SELECT id FROM billing_periods WHERE starts_at <= now() ORDER BY seq LIMIT 1")
     with tenancy.snapshot_session(acme.id) as session:
-        used = quantities.live_quantities(session, acme.id, period_id)
+        used = live_quantities.get_totals(session, acme.id, period_id)
         settle(held, 3)
         [still_held] = open_holds.list_held_quantities(session, acme.id)
     assert (dict(used), still_held.quantity) == ({}, 5)

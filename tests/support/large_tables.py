@@ -5,15 +5,16 @@ from uuid import UUID
 
 ROWS = 20_000
 _EVENTS = """
-INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
+INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at, recorded_at,
   billing_period_id, recorded_xid)
-SELECT organization_id, 'import', n, 'sms', 1, starts_at + n * (ends_at - starts_at) / 20000, id, 3 + n / 100
-FROM billing_periods, generate_series(0, 19999) n WHERE organization_id = %s AND seq = 1"""
+SELECT organization_id, 'import', n, 'sms', 1, at, at, id, 3 + n / 100
+FROM billing_periods, generate_series(0, 19999) n, LATERAL (SELECT starts_at + n * (ends_at - starts_at) / 20000) t (at)
+WHERE organization_id = %s AND seq = %s"""
 
 
-def fill_ledger(superuser: Any, organization_id: UUID) -> None:
-    """Spread ROWS events of one SMS segment over the first period, as recorded long ago; the first at its start."""
-    insert_rows(superuser, "usage_events", _EVENTS, str(organization_id))
+def fill_ledger(superuser: Any, organization_id: UUID, seq: int = 1) -> None:
+    """Spread ROWS events of one SMS segment over a period, as recorded when they happened; the first at its start."""
+    insert_rows(superuser, "usage_events", _EVENTS, str(organization_id), seq)
     with superuser, superuser.cursor() as cursor:
         cursor.execute("SELECT brin_summarize_new_values('usage_events_settled')")
 

@@ -14,8 +14,7 @@ from sqlalchemy import text
 
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
-from saas_api.usage import jobs, ledger
-from saas_api.usage import quantities as usage_quantities
+from saas_api.usage import jobs, ledger, live_quantities
 from saas_api.usage import rollups as usage_rollups
 from saas_api.usage.ledger import UsageRecord
 from saas_api.usage.rollups import LIVE_USAGE_SQL
@@ -185,8 +184,8 @@ def test_late_usage_belongs_to_the_period_that_pays(acme: Acme) -> None:
     organization.use(2, at=happened_at, is_late=True)
     for _ in range(2):
         with tenancy.tenant_session(organization.id) as session:
-            assert usage_quantities.live_quantities(session, organization.id, acme.period_id) == {"sms": 3}
-            assert usage_quantities.live_quantities(session, organization.id, next_id) == {"sms": 2}
+            assert live_quantities.get_totals(session, organization.id, acme.period_id) == {"sms": 3}
+            assert live_quantities.get_totals(session, organization.id, next_id) == {"sms": 2}
         usage_rollups.roll_up()
 
 

@@ -1,0 +1,316 @@
+"""Benchmark of reads and of the close of a period, with 100,000 and with 10,000,000 usage events of one organization.
+
+Both organizations are in one database and read in turn, so that a busy machine slows both. Each has changed its plan
+twice within the period and has late usage in it. BENCH_EVENTS sets another number of events for the large one.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import redis
+from flask import Flask
+from sqlalchemy import text
+
+from bench import report
+from bench.application import running_application
+from saas_api.accounts.audit import SYSTEM_ACTOR
+from saas_api.billing import alerts, bill_inputs, period_close, periods, subscriptions
+from saas_api.billing.models import BillingPeriod
+from saas_api.cli.dev.engines import Engines
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.usage import meters, rollups
+from tests.support.accounts import User, create_key, sign_up
+from tests.support.billing import BillingOrganization
+from tests.support.pages import Browser
+
+SMALL = 100_000
+LARGE = int(os.environ.get("BENCH_EVENTS", "10000000"))
+MAX_RATIO, MAX_MILLISECONDS, MAX_JOB_SECONDS, MAX_CLOSE_SECONDS = 1.5, 30, 1, 60
+ROUNDS, WARM_UP_ROUNDS = 15, 2
+NEW_EVENTS = 30_000
+"""Events of a minute, which the jobs of the minute work on."""
+BATCH = 100_000
+PAGES = ("/dashboard", "/dashboard/live", "/dashboard/usage", "/dashboard/usage?mode=test", "/dashboard/billing")
+PATHS = (
+    *("/billing/calculate", "/billing/alerts", "/billing/subscription", "/billing/history", "/billing/plans"),
+    *("/usage", "/usage?mode=test", "/usage/timeseries", "/usage/timeseries?group_by=key"),
+    *("/dashboard/stats", "/dashboard/usage-graph", "/dashboard/api-keys"),
+    *("/messages", "/messages?to=%2B4712345678", "/messages?mode=test", "/messages?status=failed"),
+)
+_METER = {"code": "tokens", "name": "Tokens", "unit": "token", "aggregation": "sum", "dimensions": ["model"]}
+# Seven tenths SMS, two tenths e-mail and one tenth tokens of five models; one event of a hundred is late.
+_FILL_EVENTS = """
+INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at, recorded_at,
+  api_key_id, properties, billing_period_id, late_for_period_id)
+SELECT %(organization)s, uuidv7(), 'messages.send', uuidv7()::text,
+  CASE WHEN n %% 10 < 7 THEN 'sms' WHEN n %% 10 < 9 THEN 'email' ELSE 'tokens' END,
+  1 + n %% 3, CASE n %% 100 WHEN 50 THEN late.starts_at ELSE paying.starts_at END + interval '1 hour'
+    + n * (%(until)s - paying.starts_at - interval '1 hour') / %(events)s,
+  paying.starts_at + n * (%(until)s - paying.starts_at) / %(events)s, %(key)s,
+  CASE n %% 10 WHEN 9 THEN jsonb_build_object('model', 'model-' || n / 10 %% 5) ELSE '{}' END,
+  paying.id, CASE n %% 100 WHEN 50 THEN late.id END
+FROM generate_series(%(first)s, %(last)s) AS n, billing_periods paying, billing_periods late
+WHERE paying.organization_id = %(organization)s AND paying.id = %(period)s AND late.organization_id = %(organization)s
+  AND late.seq = paying.seq - 1"""
+# A message for ten events. One of ten thousand is of a test key, one failed, and one goes to the number looked for.
+_FILL_MESSAGES = """
+INSERT INTO messages (organization_id, id, api_key_id, mode, channel, recipient, body, status, accepted_at, finished_at,
+  currency)
+SELECT %(organization)s, uuidv7(), %(key)s, CASE n %% 100000 WHEN 10 THEN 'test' ELSE 'live' END, 'sms',
+  CASE n %% 100000 WHEN 20 THEN '+4712345678' ELSE '+47' || 40000000 + n END, 'Your code is ' || n,
+  CASE n %% 100000 WHEN 30 THEN 'failed' ELSE 'delivered' END, at, at, 'USD'
+FROM generate_series(%(first)s, %(last)s, 10) AS n, billing_periods p,
+  LATERAL (SELECT p.starts_at + n * (%(until)s - p.starts_at) / %(events)s) t (at)
+WHERE p.organization_id = %(organization)s AND p.id = %(period)s"""
+_FILL_TESTS = """
+INSERT INTO test_usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at)
+SELECT %(organization)s, uuidv7(), 'messages.send', uuidv7()::text, 'sms', 1, %(until)s - n * interval '1 minute'
+FROM generate_series(1, 1000) AS n"""
+
+
+@dataclass
+class Tenant:
+    """An organization with many events.
+
+    times: seconds of each read, by its name
+    """
+
+    name: str
+    events: int
+    user: User
+    browser: Browser
+    key_id: UUID
+    times: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def billing(self) -> BillingOrganization:
+        return BillingOrganization(ids.parse_id("org", self.user.organization_id))
+
+
+def run(_seconds: float, _connections: int) -> dict[str, Any]:
+    """Read as both organizations, run the jobs of a minute, close the period, and print tables.
+
+    raises: RuntimeError if the invoice is not exact
+    """
+    settings = {"APP_URL": "http://localhost", "DEFAULT_SPEND_CAP": "none", "RATE_LIMIT_PER_MINUTE": 1_000_000}
+    steps = 2 * (-(-SMALL // BATCH) + -(-LARGE // BATCH)) + WARM_UP_ROUNDS + ROUNDS + 4
+    with running_application(**settings) as app, report.Progress("Reads", steps) as progress:
+        tenants = [_create_tenant(app, name, count) for name, count in (("Small", SMALL), ("Large", LARGE))]
+        for tenant in tenants:
+            _fill(app, tenant, progress)
+        progress.step("rollups")
+        rebuild_seconds = _rebuild(app)
+        for number in range(WARM_UP_ROUNDS + ROUNDS):
+            progress.step(f"round {number + 1}")
+            for tenant in tenants:
+                _read_all(app, tenant, is_counted=number >= WARM_UP_ROUNDS)
+        jobs = _run_jobs(app, tenants[1], progress)
+        progress.step("close")
+        close_seconds = _close(app, tenants[1])
+    reads = _report_reads(*tenants)
+    return {
+        "events": LARGE,
+        "reads": reads,
+        "jobs": jobs,
+        "rebuild_seconds": rebuild_seconds,
+        "close_seconds": _report_jobs({**jobs, "rebuild of all rollups": rebuild_seconds}, close_seconds),
+    }
+
+
+def _create_tenant(app: Flask, name: str, count: int) -> Tenant:
+    """An organization whose current period began some twenty days ago, and whose period before is invoiced."""
+    client = app.test_client()
+    email = f"alice@{name.lower()}.example"
+    user = sign_up(client, email, name)
+    organization = BillingOrganization(ids.parse_id("org", user.organization_id))
+    now = datetime.now(UTC)
+    with app.app_context():
+        meters.publish_meter(_METER, SYSTEM_ACTOR)
+        with tenancy.system_session("demo.seed") as session:
+            session.execute(
+                text("UPDATE organizations SET created_at = :at WHERE id = :id"),
+                {"at": now - timedelta(days=60), "id": organization.id},
+            )
+        with organization.transaction() as session:
+            periods.ensure_account(session, organization.id)
+        with tenancy.system_session("billing.close") as session:
+            periods.lock_periods(session, organization.id)
+            anchor_day = min((now - timedelta(days=20)).day, 28)
+            periods.set_anchor_day(session, organization.id, anchor_day, now - timedelta(days=59))
+            periods.ensure_period(session, organization.id, now)
+        period_close.close_due(clock.now(), organization.id)
+        starts_at = organization.rows("SELECT max(starts_at) FROM billing_periods WHERE starts_at <= now()")[0][0]
+        organization.switch("starter@1", starts_at)
+        organization.switch("pro@1", starts_at + (now - starts_at) / 3)
+        organization.switch("scale@1", starts_at + (now - starts_at) / 2)
+    key_id, _ = create_key(client, user)
+    return Tenant(name, count, user, Browser(app, user), ids.parse_id("key", key_id))
+
+
+def _fill(app: Flask, tenant: Tenant, progress: report.Progress) -> None:
+    """Write events and messages past triggers and foreign keys, in transactions of BATCH rows."""
+    organization_id = tenant.billing.id
+    with app.app_context():
+        [(period_id,)] = tenant.billing.rows(
+            "SELECT id FROM billing_periods WHERE starts_at <= now() AND ends_at > now()"
+        )
+    values = {
+        "organization": str(organization_id),
+        "period": str(period_id),
+        "key": str(tenant.key_id),
+        "until": datetime.now(UTC) - timedelta(minutes=5),
+        "events": tenant.events,
+    }
+    superuser = Engines(Path(app.config["INSTANCE"])).postgres.superuser("saas")
+    for number, statement in enumerate((_FILL_EVENTS, _FILL_MESSAGES)):
+        for first in range(0, tenant.events, BATCH):
+            progress.step(f"{tenant.name}: {('events', 'messages')[number]} from {first:,}")
+            _execute(superuser, statement, {**values, "first": first, "last": first + BATCH - 1})
+    _execute(superuser, _FILL_TESTS, values)
+    superuser.close()
+
+
+def _execute(superuser: Any, statement: str, values: dict[str, Any]) -> None:
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        cursor.execute(statement, values)
+
+
+def _rebuild(app: Flask) -> float:
+    superuser = Engines(Path(app.config["INSTANCE"])).postgres.superuser("saas")
+    superuser.autocommit = True
+    with superuser.cursor() as cursor:
+        cursor.execute("VACUUM (ANALYZE) usage_events, messages, test_usage_events")
+        with app.app_context():
+            seconds = _timed(rollups.rebuild_rollups)
+        cursor.execute("VACUUM (ANALYZE) usage_rollups")
+    superuser.close()
+    return seconds
+
+
+def _timed(call: Callable[[], Any]) -> float:
+    started_at = time.perf_counter()
+    call()
+    return time.perf_counter() - started_at
+
+
+def _read_all(app: Flask, tenant: Tenant, *, is_counted: bool) -> None:
+    with redis.Redis.from_url(app.config["REDIS_URL"]) as limits:
+        limits.flushdb()  # the benchmark reads more in a minute than the limits of pages allow
+    for name, read in _reads(app, tenant).items():
+        seconds = _timed(read)
+        if is_counted:
+            tenant.times.setdefault(name, []).append(seconds)
+
+
+def _reads(app: Flask, tenant: Tenant) -> dict[str, Callable[[], None]]:
+    client = app.test_client()
+
+    def api(path: str) -> Callable[[], None]:
+        return lambda: _check(path, client.get(f"/api/v1{path}", headers=tenant.user.headers))
+
+    def page(path: str) -> Callable[[], None]:
+        return lambda: _check(path, tenant.browser.client.get(path))
+
+    return {f"GET {path}": api(path) for path in PATHS} | {f"page {path}": page(path) for path in PAGES}
+
+
+def _check(path: str, response: Any) -> None:
+    if response.status_code != 200:
+        raise RuntimeError(f"{path}: {response.status} {response.get_data(as_text=True)[:300]}")
+
+
+def _run_jobs(app: Flask, tenant: Tenant, progress: report.Progress) -> dict[str, float]:
+    """Seconds of the jobs of a minute in which the large organization used NEW_EVENTS."""
+    superuser = Engines(Path(app.config["INSTANCE"])).postgres.superuser("saas")
+    with app.app_context():
+        [(period_id,)] = tenant.billing.rows(
+            "SELECT id FROM billing_periods WHERE starts_at <= now() AND ends_at > now()"
+        )
+        values = {
+            "organization": str(tenant.billing.id),
+            "period": str(period_id),
+            "key": str(tenant.key_id),
+            "until": datetime.now(UTC),
+            "events": NEW_EVENTS,
+            "first": NEW_EVENTS - 100,
+            "last": 2 * NEW_EVENTS - 101,
+        }
+        progress.step("job usage.roll_up")
+        _execute(superuser, _FILL_EVENTS, values)
+        roll_up_seconds = _timed(rollups.roll_up)
+        progress.step("job billing.alerts")
+        alert_seconds = _timed(lambda: alerts.evaluate_alerts(clock.now()))
+    superuser.close()
+    return {"usage.roll_up": roll_up_seconds, "billing.alerts": alert_seconds}
+
+
+def _close(app: Flask, tenant: Tenant) -> float:
+    """Close the current period by the command, and compare the invoice with rollups and ledger; returns the seconds."""
+    organization = tenant.billing
+    expected = _expected_quantities(app, organization)
+    with app.app_context(), organization.transaction() as session:
+        period = session.query(BillingPeriod).where(BillingPeriod.ends_at > clock.now()).order_by("seq").first()
+        if period is None:
+            raise RuntimeError("no period is open")
+        live = bill_inputs.get_live_usage(session, period, subscriptions.list_segments(session, organization.id))
+    started_at = time.perf_counter()
+    command = ["billing", "close", "--now", "--organization", tenant.user.organization_id]
+    outcome = app.test_cli_runner().invoke(args=command)
+    seconds = time.perf_counter() - started_at
+    if outcome.exit_code != 0:
+        raise RuntimeError(outcome.output)
+    with app.app_context():
+        rows = organization.rows("""SELECT plan_version_id, meter_code, late_for_period_id IS NOT NULL, quantity
+          FROM invoice_lines WHERE kind IN ('usage', 'late_usage') AND invoice_id = (
+            SELECT id FROM invoices ORDER BY created_at DESC LIMIT 1)""")
+    billed = {(version, meter, is_late): quantity for version, meter, is_late, quantity in rows}
+    shown = {(one.version_id, one.meter, False): one.quantity for one in live.used}
+    shown |= {(one.version_id, one.meter, True): one.quantity for late in live.late for one in late.quantities}
+    if not billed == shown == expected:
+        raise RuntimeError(f"the invoice has {billed}, rollups have {shown}, the ledger has {expected}")
+    return seconds
+
+
+def _expected_quantities(app: Flask, organization: BillingOrganization) -> dict[tuple[str, str, bool], Decimal]:
+    with app.app_context(), organization.transaction() as session:
+        session.execute(text("SET LOCAL statement_timeout = 0"))
+        rows = session.execute(
+            text("""SELECT s.plan_version_id, e.meter_code, e.late_for_period_id IS NOT NULL, sum(e.quantity)
+              FROM usage_events e JOIN subscription_segments s ON s.starts_at <= e.occurred_at
+                AND (s.ends_at IS NULL OR s.ends_at > e.occurred_at) GROUP BY 1, 2, 3""")
+        ).all()
+    return {(version, meter, is_late): quantity for version, meter, is_late, quantity in rows}
+
+
+def _report_reads(small: Tenant, large: Tenant) -> dict[str, Any]:
+    results, rows = {}, []
+    for name, times in large.times.items():
+        before, after = (1000 * statistics.median(one) for one in (small.times[name], times))
+        missed = [
+            *(["ratio"] if after / before > MAX_RATIO else []),
+            *(["time"] if after > MAX_MILLISECONDS else []),
+        ]
+        least, most = 1000 * min(times), 1000 * max(times)
+        figures = (before, after, least, most)
+        rows.append([name, *(f"{one:.1f}" for one in figures), f"{after / before:.2f}", " ".join(missed)])
+        results[name] = {"small_ms": round(before, 1), "large_ms": round(after, 1), "ratio": round(after / before, 2)}
+    header = ("read", f"ms at {SMALL:,}", f"ms at {LARGE:,}", "min", "max", "ratio", "missed")
+    report.print_table(header, rows)
+    return results
+
+
+def _report_jobs(jobs: dict[str, float], close_seconds: float) -> float:
+    rows = [[name, f"{seconds:.2f}", "time" if seconds > MAX_JOB_SECONDS else ""] for name, seconds in jobs.items()]
+    rows.append(["billing close", f"{close_seconds:.1f}", "time" if close_seconds > MAX_CLOSE_SECONDS else ""])
+    report.print_table(("job", f"s at {LARGE:,}", "missed"), rows)
+    return close_seconds

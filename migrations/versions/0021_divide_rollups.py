@@ -1,0 +1,60 @@
+"""Rollups by late period, divided where a plan version begins."""
+
+from functools import partial
+
+from alembic import op
+
+from migrations.rls import isolate
+
+revision = "0021"
+down_revision = "0020"
+
+# The next roll-up fills the rollups again; until then every read is exact from the ledger.
+REBUILD = """
+TRUNCATE usage_rollups;
+
+UPDATE usage_watermark SET through_xid = 0, floor_at = '-infinity';
+"""
+ROLLUPS = """
+ALTER TABLE usage_rollups DROP CONSTRAINT usage_rollups_pkey, DROP COLUMN is_late,
+  -- the closed period in which the usage happened; the nil id for usage of its own period
+  ADD COLUMN late_for_period_id uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
+  ADD COLUMN reversal_count bigint NOT NULL, ADD COLUMN first_at timestamptz NOT NULL,
+  ADD COLUMN last_at timestamptz NOT NULL,
+  ADD PRIMARY KEY (organization_id, billing_period_id, late_for_period_id, bucket_at, meter_code, source, api_key_id,
+    dimensions);
+
+CREATE INDEX usage_rollups_late ON usage_rollups (organization_id, late_for_period_id)
+  WHERE late_for_period_id <> '00000000-0000-0000-0000-000000000000';
+
+CREATE TABLE usage_events_ahead (  -- below the watermark and in no rollup yet, because their time is not over
+  organization_id uuid NOT NULL, event_id uuid NOT NULL, occurred_at timestamptz NOT NULL,
+  PRIMARY KEY (organization_id, event_id),
+  FOREIGN KEY (organization_id, event_id) REFERENCES usage_events (organization_id, id));
+"""
+GRANTS = """
+GRANT SELECT ON usage_events_ahead TO saas_tenant;
+GRANT SELECT, INSERT, UPDATE, DELETE ON usage_events_ahead TO saas_system;
+"""
+DOWN = """
+DROP TABLE usage_events_ahead;
+
+DROP INDEX usage_rollups_late;
+
+ALTER TABLE usage_rollups DROP CONSTRAINT usage_rollups_pkey, DROP COLUMN late_for_period_id,
+  DROP COLUMN reversal_count, DROP COLUMN first_at, DROP COLUMN last_at,
+  ADD COLUMN is_late boolean NOT NULL,
+  ADD PRIMARY KEY (organization_id, billing_period_id, bucket_at, meter_code, source, api_key_id, is_late, dimensions);
+"""
+
+
+def upgrade() -> None:
+    run = partial(op.get_bind().exec_driver_sql, execution_options={"no_parameters": True})
+    for statements in (REBUILD, ROLLUPS, isolate("usage_events_ahead"), GRANTS):
+        run(statements)
+
+
+def downgrade() -> None:
+    run = partial(op.get_bind().exec_driver_sql, execution_options={"no_parameters": True})
+    for statements in (REBUILD, DOWN):
+        run(statements)
