@@ -39,30 +39,32 @@ def _event_columns(bucket_at: str) -> str:
     bucket_at: SQL expression
     """
     # A reversal has the source of the event that it reverses, and adds no event. The endpoint stands for the source
-    # where the service names one.
+    # where the service names one. A join with the reversed events would compare each event with all of them, where
+    # PostgreSQL expects few.
     return f"""e.organization_id, e.billing_period_id, coalesce(e.late_for_period_id, '{NIL_UUID}') AS
-  late_for_period_id, {bucket_at} AS bucket_at, e.meter_code, coalesce(e.endpoint, r.source, e.source) AS source,
+  late_for_period_id, {bucket_at} AS bucket_at, e.meter_code, coalesce(e.endpoint,
+    CASE WHEN e.reversal_of IS NULL THEN e.source ELSE (SELECT r.source FROM usage_events r
+      WHERE r.organization_id = e.organization_id AND r.id = e.reversal_of) END) AS source,
   coalesce(e.api_key_id, '{NIL_UUID}') AS api_key_id, {DIMENSIONS_SQL} AS dimensions, e.quantity,
   (e.reversal_of IS NULL)::int AS event_count, (e.reversal_of IS NOT NULL)::int AS reversal_count,
   e.occurred_at AS first_at, e.occurred_at AS last_at"""
 
 
-_EVENT_JOINS = """JOIN meters m ON m.code = e.meter_code
-  LEFT JOIN usage_events r ON r.organization_id = e.organization_id AND r.id = e.reversal_of"""
+_METER = "JOIN meters m ON m.code = e.meter_code"
 _LIVE_COLUMNS = _event_columns("e.occurred_at")
 
 # For WITH live AS (...); takes :organization_id. `late_for_period_id` is the nil id for usage of its own period. The
-# tail is read period by period, because the ledger's index begins with the period; OFFSET 0 keeps the planner from
-# reading every row of the organization instead.
+# tail is read period by period, because the ledger's index begins with the period, and events dated ahead one by one;
+# OFFSET 0 keeps the planner from reading every row of the organization instead.
 LIVE_USAGE_SQL = f"""SELECT {_ROLLUP_COLUMNS} FROM usage_rollups WHERE organization_id = :organization_id
   UNION ALL
   SELECT {_LIVE_COLUMNS} FROM usage_watermark w CROSS JOIN billing_periods p CROSS JOIN LATERAL (
     SELECT * FROM usage_events WHERE organization_id = :organization_id AND billing_period_id = p.id
-      AND recorded_xid >= w.through_xid AND recorded_at > w.floor_at OFFSET 0) e {_EVENT_JOINS}
+      AND recorded_xid >= w.through_xid AND recorded_at > w.floor_at OFFSET 0) e {_METER}
   WHERE p.organization_id = :organization_id
   UNION ALL
-  SELECT {_LIVE_COLUMNS} FROM usage_events_ahead a
-  JOIN usage_events e ON e.organization_id = :organization_id AND e.id = a.event_id {_EVENT_JOINS}
+  SELECT {_LIVE_COLUMNS} FROM usage_events_ahead a CROSS JOIN LATERAL (
+    SELECT * FROM usage_events WHERE organization_id = :organization_id AND id = a.event_id OFFSET 0) e {_METER}
   WHERE a.organization_id = :organization_id"""
 
 
@@ -83,7 +85,7 @@ _ROLLED_JOINS = f"""JOIN organizations o ON o.id = e.organization_id
   JOIN billing_periods happened ON happened.organization_id = e.organization_id
     AND happened.id = coalesce(e.late_for_period_id, e.billing_period_id)
   LEFT JOIN subscription_segments s ON s.organization_id = e.organization_id AND s.starts_at <= e.occurred_at
-    AND (s.ends_at IS NULL OR s.ends_at > e.occurred_at) {_EVENT_JOINS}"""
+    AND (s.ends_at IS NULL OR s.ends_at > e.occurred_at) {_METER}"""
 # The minute is more than clocks of hosts differ and than a change of plan takes to commit.
 _LAST_ROLLED = "greatest(e.recorded_at, now() - interval '1 minute')"
 _MAX_TRANSACTIONS = 200_000
@@ -102,7 +104,8 @@ FROM (SELECT {_ROLLED_COLUMNS} FROM usage_events e {_ROLLED_JOINS}
       WHERE {_SETTLED} AND e.occurred_at <= {_LAST_ROLLED}
       UNION ALL
       SELECT {_ROLLED_COLUMNS}
-      FROM due JOIN usage_events e ON e.organization_id = due.organization_id AND e.id = due.event_id
+      FROM due CROSS JOIN LATERAL (
+        SELECT * FROM usage_events WHERE organization_id = due.organization_id AND id = due.event_id OFFSET 0) e
       {_ROLLED_JOINS}) settled
 GROUP BY {_KEY}
 ON CONFLICT ({_KEY}) DO UPDATE SET quantity = r.quantity + excluded.quantity,
