@@ -1,5 +1,6 @@
 """Every route declares its permission, its request and its response."""
 
+import inspect
 import re
 from collections.abc import Iterator
 
@@ -113,6 +114,10 @@ def api(rules: list[Rule]) -> Iterator[Rule]:
     for rule in rules:
         if rule.rule.startswith("/api/v1/") and rule.endpoint != "flasgger.openapi":
             yield rule
+
+
+def test_no_view_is_a_coroutine(app: Flask) -> None:
+    assert not [name for name, view in app.view_functions.items() if inspect.iscoroutinefunction(view)]
 
 
 def test_every_api_view_declares_its_schemas(app: Flask, rules: list[Rule]) -> None:

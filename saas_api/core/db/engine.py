@@ -77,6 +77,11 @@ def session() -> Session:
     return db.session()
 
 
+def is_session_open() -> bool:
+    """Whether this request has used its session."""
+    return bool(db.session.registry.has())
+
+
 def after_commit(session: Session, call: Callable[[], object]) -> None:
     """Run a call after the session commits. A rollback drops the call; its failure is logged and not raised."""
     session.info.setdefault("after_commit", []).append(call)

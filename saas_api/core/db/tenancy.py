@@ -10,6 +10,7 @@ from flask import g
 from sqlalchemy.orm import Session
 
 from saas_api.core import domain
+from saas_api.core.db import engine
 from saas_api.core.db.engine import BIND_SCOPE_SQL, ScopedSession, TransactionScope, db
 from saas_api.core.settings import setting
 
@@ -28,7 +29,7 @@ def bind_request(organization_id: UUID, *, is_read_only: bool = False) -> None:
 
     is_read_only: PostgreSQL rejects every write
     """
-    if g.get("scope") or db.session().in_transaction():
+    if "scope" in g or (engine.is_session_open() and engine.session().in_transaction()):
         raise RuntimeError("A request is bound once, before its first statement.")
     g.scope = TransactionScope("saas_tenant", str(organization_id), is_read_only)
 

@@ -2,12 +2,13 @@
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
 from flask.json.provider import JSONProvider
+from flask.sessions import NullSession, SecureCookieSession, SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import DBAPIError, IntegrityError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -78,24 +79,50 @@ def page_csp(connect_to: Sequence[str] = ()) -> str:
     return _PAGE_CSP.replace("connect-src 'self'", " ".join(("connect-src 'self'", *connect_to)))
 
 
+class ApiWithoutSession(SecureCookieSessionInterface):
+    """Flask's session in a cookie, for pages: a call of the API has none, and its cookies are not read."""
+
+    _no_session = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        """The session of a page; Flask takes None for a request without a session."""
+        return None if request.path.startswith("/api/") else super().open_session(app, request)
+
+    def make_null_session(self, app: Flask) -> NullSession:  # noqa: ARG002 - Flask's signature
+        """The session of every call of the API: it is empty and cannot be changed."""
+        return self._no_session
+
+
 class App(Flask):
     """Flask with one transaction for each request."""
 
+    session_interface = ApiWithoutSession()
+
     def __init__(self, name: str) -> None:
         super().__init__(name, template_folder=str(_TEMPLATES), static_folder=None)
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """The function itself: no view and no hook is a coroutine, and Flask asks for each of them at each request."""
+        return func
 
     def dispatch_request(self) -> ResponseReturnValue:
         """Run the view, and commit its transaction when the response's status is below 400."""
         try:
             response = self.make_response(super().dispatch_request())
             if response.status_code < 400:
-                db.session.commit()
+                _end_transaction(db.session.commit)
             else:
-                db.session.rollback()
+                _end_transaction(db.session.rollback)
         except BaseException:
-            db.session.rollback()
+            _end_transaction(db.session.rollback)
             raise
         return response
+
+
+def _end_transaction(end: Callable[[], None]) -> None:
+    """Commit or roll back; a request that has opened no session has no transaction."""
+    if engine.is_session_open():
+        end()
 
 
 class OrjsonProvider(JSONProvider):
