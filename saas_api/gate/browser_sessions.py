@@ -186,7 +186,7 @@ def _reauthenticate(user: Principal) -> Principal:
     # counted before the password is compared, so that concurrent attempts are counted too
     if not limiter.limiter.limiter.hit(_PASSWORD_LIMIT, user_key, "password"):
         window_ms = _PASSWORD_LIMIT.get_expiry() * 1000
-        raise RateLimitExceeded(limiter.gate_limit(_PASSWORD_LIMIT.amount, window_ms, "password"))
+        raise RateLimitExceeded(limiter.request_limit(_PASSWORD_LIMIT.amount, window_ms, "password"))
     try:
         g.access_token = passwords.reauthenticate(user, password, TokenAudience.PAGES).token
     except InvalidCredentials:

@@ -15,17 +15,17 @@ from uuid import UUID
 
 import redis
 from flask import g, has_request_context
-from flask_limiter import ApplicationLimit, Limiter
+from flask_limiter import ApplicationLimit, Limiter, RateLimitExceeded
 from flask_limiter._limits import RuntimeLimit
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import STRATEGIES as LIMITS_STRATEGIES
 from limits.strategies import SlidingWindowCounterRateLimiter
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from saas_api.core import request_context
+from saas_api.core.limits.thread_connection import ThreadConnections
 from saas_api.core.observability import get_logger
 
 log = get_logger(__name__)
@@ -161,6 +161,7 @@ class CircuitBreakerStorage(RedisStorage):
         self.failures = 0
         self.retry_at = 0.0
         super().__init__(uri.removeprefix("saas+"), **options)
+        self.connections = ThreadConnections(self.storage)
         self.gate_script = self.storage.register_script(_SCRIPT)
         self.publish_script = self.storage.register_script(_PUBLISH_GENERATION)
         self.adjust_script = self.storage.register_script(_ADJUST_COUNTERS)
@@ -207,8 +208,6 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
 
     def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
         """Count a request, and return whether it is admitted."""
-        if identifiers[-1] == "gate":
-            return self.decide(g.gate_call)
         return self._sliding_window("hit", item, identifiers, cost)
 
     def test(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
@@ -243,23 +242,13 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
         return not call.decision.code.is_refusal
 
     def _run_script(self, call: LimitRequest) -> Any:
-        script, connection = self.storage.gate_script, self.storage.storage
+        storage = self.storage
         if call.watched_key is None:
-            return script(call.keys, call.arguments)
-        for is_last in (False, True):
-            pipeline = connection.pipeline(transaction=False)
-            pipeline.get(call.watched_key)
-            pipeline.evalsha(script.sha, len(call.keys), *call.keys, *call.arguments)
-            try:
-                value, result = pipeline.execute()
-            except NoScriptError:  # Redis was restarted
-                if is_last:
-                    raise
-                connection.script_load(script.script)
-            else:
-                call.watched_value = int(value or 0)
-                return result
-        raise AssertionError
+            return storage.connections.run_script(storage.gate_script, call.keys, call.arguments)[0]
+        watched = ("GET", call.watched_key)
+        value, result = storage.connections.run_script(storage.gate_script, call.keys, call.arguments, watched)
+        call.watched_value = int(value or 0)
+        return result
 
     def _decide_locally(self, call: LimitRequest) -> LimitDecision:
         share, n = self.storage.local_share, len(call.windows)
@@ -280,37 +269,42 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
         return LimitDecision(code, 0, full, windows, [], is_local=True)
 
 
-class GateApplicationLimit(ApplicationLimit):
+class UserLimit(ApplicationLimit):
     """The only application limit, which Flask-Limiter's hook evaluates once for each request."""
 
     def __iter__(self) -> Iterator[RuntimeLimit]:
-        """The gate's limits for an API key, a fixed limit for a user, none without a caller."""
-        if g.get("gate_call"):
-            yield gate_limit(*g.gate_call.windows[0], "gate")
-        elif g.get("user_id"):
-            yield gate_limit(USER_RATE_LIMIT, USER_RATE_WINDOW_MS, "user")
+        """A fixed limit for a user, none without one."""
+        if g.get("user_id"):
+            yield request_limit(USER_RATE_LIMIT, USER_RATE_WINDOW_MS, "user")
 
 
 @functools.cache
-def gate_limit(limit: int, window_ms: int, scope: str) -> RuntimeLimit:
+def request_limit(limit: int, window_ms: int, scope: str) -> RuntimeLimit:
     """A limit of Flask-Limiter, parsed once.
 
-    scope: "gate" for calls with an API key, "user" otherwise
+    scope: "user" for the limit of users; other limits are counted elsewhere, and this one says what was exceeded
     """
-
-    def key() -> str:
-        return str(g.gate_call.keys[0]) if scope == "gate" else f"user:{g.user_id}"
-
     text = f"{limit} per {window_ms // 1000} second"
-    return next(iter(ApplicationLimit(limit_provider=text, scope=scope, key_function=key)))
+    return next(iter(ApplicationLimit(limit_provider=text, scope=scope, key_function=lambda: f"user:{g.user_id}")))
+
+
+class GateLimiter(Limiter):
+    """Flask-Limiter, whose hook asks the strategy at once for a call with an API key, which has no other limits."""
+
+    def _check_request_limit(self, callable_name: str | None = None, in_middleware: bool = True) -> None:
+        call: LimitRequest | None = g.get("gate_call") if in_middleware else None
+        if call is None:
+            super()._check_request_limit(callable_name, in_middleware)
+        elif not decide(call):
+            raise RateLimitExceeded(request_limit(*call.windows[0], "gate"))
 
 
 LIMITS_STRATEGIES["saas"] = GateStrategy
 
-limiter = Limiter(
+limiter = GateLimiter(
     key_func=request_context.client_network,
     strategy="saas",
-    application_limits=[GateApplicationLimit(limit_provider="")],
+    application_limits=[UserLimit(limit_provider="")],
     headers_enabled=False,
     swallow_errors=False,
     in_memory_fallback_enabled=False,
@@ -338,10 +332,13 @@ def get_storage() -> CircuitBreakerStorage:
     return limiter.storage  # type: ignore[return-value]  # our scheme names our class
 
 
-def decide(call: LimitRequest) -> None:
-    """Let limits.lua decide on a call with an API key; the decision stays in the call."""
+def decide(call: LimitRequest) -> bool:
+    """Let limits.lua decide on a call with an API key; the decision stays in the call.
+
+    returns: whether the call is not refused
+    """
     strategy: GateStrategy = limiter.limiter  # type: ignore[assignment]  # our strategy's name names our class
-    strategy.decide(call)
+    return strategy.decide(call)
 
 
 def generation_key(organization_id: UUID) -> str:

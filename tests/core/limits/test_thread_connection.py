@@ -1,0 +1,154 @@
+"""Commands to Redis on a connection of the calling thread: every kind of address, errors, time-outs, forks."""
+
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+from redis.commands.core import Script
+
+from saas_api.core.limits import limiter
+from saas_api.core.limits.thread_connection import ThreadConnections
+from tests.support import certificates
+from tests.support.redis_relay import relay
+
+ECHO = "return {KEYS[1], ARGV[1]}"
+
+
+@pytest.fixture
+def control(config: dict[str, Any]) -> Iterator[redis.Redis]:
+    """A client beside the one under test."""
+    with redis.Redis.from_url(config["REDIS_URL"]) as client:
+        yield client
+
+
+@pytest.fixture
+def connections(config: dict[str, Any]) -> ThreadConnections:
+    return connections_to(config["REDIS_URL"])
+
+
+def connections_to(url: str) -> ThreadConnections:
+    return ThreadConnections(redis.Redis(connection_pool=limiter.low_latency_pool(url)))
+
+
+def connection_id(connections: ThreadConnections) -> int:
+    """Redis' own number of this thread's connection."""
+    return int(connections.execute(("CLIENT", "ID"))[0])
+
+
+def test_one_round_trip_answers_several_commands(connections: ThreadConnections) -> None:
+    assert connections.execute(("SET", "a", 1), ("INCR", "a"), ("GET", "a")) == [b"OK", 2, b"2"]
+
+
+def test_path_with_a_user_a_password_and_a_database(config: dict[str, Any], control: redis.Redis) -> None:
+    control.acl_setuser("alice", enabled=True, passwords=["+s3cret"], keys=["*"], commands=["+@all"])
+    path = urlsplit(config["REDIS_URL"]).path
+    try:
+        assert connections_to(f"unix://alice:s3cret@{path}?db=3").execute(("ACL", "WHOAMI"))[0] == b"alice"
+        connections_to(f"unix://alice:s3cret@{path}?db=3").execute(("SET", "there", 1))
+        with pytest.raises(redis.AuthenticationError):
+            connections_to(f"unix://alice:wrong@{path}").execute(("PING",))
+        assert (control.exists("there"), control.info("keyspace")["db3"]["keys"]) == (0, 1)
+    finally:
+        control.acl_deluser("alice")
+        control.execute_command("SELECT", 3)
+        control.flushdb()
+
+
+def test_host_and_port(config: dict[str, Any]) -> None:
+    with relay(config["REDIS_URL"]) as address:
+        assert connections_to(f"redis://{address}/0").execute(("ECHO", "hello")) == [b"hello"]
+
+
+def test_host_and_port_with_tls(config: dict[str, Any], tmp_path: Path) -> None:
+    certificate, key = certificates.create_certificate(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    with relay(config["REDIS_URL"], tls) as address:
+        url = f"rediss://{address.replace('127.0.0.1', 'localhost')}/0"
+        assert connections_to(f"{url}?ssl_ca_certs={certificate}").execute(("ECHO", "hello")) == [b"hello"]
+        with pytest.raises(redis.ConnectionError):  # no certificate that is known here signs the server's
+            connections_to(url).execute(("ECHO", "hello"))
+
+
+def test_script_that_redis_has_lost_is_sent_again(connections: ThreadConnections, control: redis.Redis) -> None:
+    script = Script(control, ECHO)
+    control.script_flush()
+    control.set("a", 5)
+    for _ in range(2):
+        assert connections.run_script(script, ["b"], [7], ("GET", "a")) == [b"5", [b"b", b"7"]]
+    assert control.script_exists(script.sha) == [True]
+
+
+def test_error_among_the_answers_is_raised_after_all_of_them_are_read(connections: ThreadConnections) -> None:
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        connections.execute(("RPUSH", "list", 1), ("GET", "list"), ("ECHO", "not read"))
+    assert connections.execute(("ECHO", "next")) == [b"next"]
+
+
+def test_connection_that_the_server_has_closed_is_replaced(
+    connections: ThreadConnections, control: redis.Redis
+) -> None:
+    first = connection_id(connections)
+    control.client_kill_filter(_id=str(first))
+    assert connection_id(connections) != first
+
+
+def test_late_answer_is_not_taken_for_that_of_the_next_command(
+    connections: ThreadConnections, control: redis.Redis
+) -> None:
+    connections.execute(("PING",))
+    control.execute_command("CLIENT", "PAUSE", "200", "ALL")
+    with pytest.raises(redis.TimeoutError):
+        connections.execute(("ECHO", "late"))
+    control.ping()  # answered when the pause is over
+    assert connections.execute(("ECHO", "next")) == [b"next"]
+
+
+def test_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "hung.sock"))
+        listener.listen(1)
+        with pytest.raises(redis.TimeoutError):
+            connections_to(f"unix://{tmp_path / 'hung.sock'}").execute(("PING",))
+
+
+def test_each_thread_has_its_own_connection_and_keeps_it(connections: ThreadConnections) -> None:
+    are_open = threading.Barrier(4)
+
+    def find_ids(_: int) -> tuple[int, int]:
+        first = connection_id(connections)
+        are_open.wait(10)
+        return first, connection_id(connections)
+
+    with ThreadPoolExecutor(4) as pool:
+        ids = list(pool.map(find_ids, range(4)))
+    assert all(first == second for first, second in ids)
+    assert len({first for first, _ in ids}) == 4
+
+
+def test_forked_process_opens_a_connection_of_its_own(connections: ThreadConnections) -> None:
+    before = connection_id(connections)
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write_end, str(connection_id(connections)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert int(os.read(read_end, 100)) != before
+    os.close(read_end)
+    os.close(write_end)
+    assert connection_id(connections) == before
+
+
+def test_changed_pool_is_used_from_the_next_command_on(connections: ThreadConnections, config: dict[str, Any]) -> None:
+    before = connection_id(connections)
+    connections._client.connection_pool = limiter.low_latency_pool(config["REDIS_URL"])
+    assert connection_id(connections) != before
