@@ -22,6 +22,9 @@ _WEB_ADDRESS = re.compile(
 )
 # Joiners within Arabic and Indic words and emoji change how their neighbours look.
 _SCRIPT_JOINER = re.compile(r"(?<=[^\x00-\u02ff\s])[\u200c\u200d](?=[^\x00-\u02ff\s])")
+# The categories Cc and Cs of Unicode; a pattern searches 50,000 characters many times faster than a loop.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROLS_WITHIN_A_LINE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _outer_currency: ContextVar[str] = ContextVar("outer_currency", default="")
 
 
@@ -50,14 +53,11 @@ class Text(fields.String):
         **options: Any,
     ) -> None:
         super().__init__(validate=validate.Length(min=minimum, max=maximum), **options)
-        self.allowed_controls = "\n\r\t" if multiline else ""
+        self.forbidden_characters = _CONTROLS_WITHIN_A_LINE if multiline else _CONTROLS
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         text = unicodedata.normalize("NFC", super()._deserialize(value, attr, data, **options))
-        if any(
-            unicodedata.category(character) in ("Cc", "Cs") and character not in self.allowed_controls
-            for character in text
-        ):
+        if self.forbidden_characters.search(text):
             raise ma.ValidationError("Control characters are not allowed.")
         if value and not text.strip():
             raise ma.ValidationError("Must not be blank.")

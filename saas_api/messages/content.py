@@ -10,14 +10,16 @@ import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 
 MAX_SMS_LENGTH, MAX_EMAIL_LENGTH, MAX_SUBJECT_LENGTH = 1_600, 50_000, 200
-_BASIC_PLANE = 0xFFFF
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
 _GSM7 = frozenset(
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"
     "abcdefghijklmnopqrstuvwxyzäöñüà"
 )
 _GSM7_EXTENSION = frozenset("\f^{}\\[~]|€")
-_GSM7_AND_EXTENSION = _GSM7 | _GSM7_EXTENSION
+_GSM7_TWO_UNITS = re.compile(f"[{re.escape(''.join(sorted(_GSM7_EXTENSION)))}]")
+_NOT_GSM7 = re.compile(f"[^{re.escape(''.join(sorted(_GSM7 | _GSM7_EXTENSION)))}]")
+_UCS2_TWO_UNITS = re.compile("[\U00010000-\U0010ffff]")
+"""Patterns find a character in a long text many times faster than a loop over it."""
 _TYPOGRAPHIC = str.maketrans(
     {
         **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u00b4`", "'"),
@@ -48,7 +50,8 @@ class SmsEncoding(StrEnum):
 
 def find_non_gsm_character(text: str) -> str | None:
     """Return the first character that is not in the GSM alphabet, or None."""
-    return next((character for character in text if character not in _GSM7_AND_EXTENSION), None)
+    found = _NOT_GSM7.search(text)
+    return found[0] if found else None
 
 
 def sms_encoding(text: str) -> SmsEncoding:
@@ -67,14 +70,16 @@ def count_segments(text: str) -> int:
     source: 3GPP TS 23.038 and 23.040: 160 septets, or 153 in each of several segments; 70 and 67 UTF-16 units when a
     character is not in the GSM alphabet
     """
-    if sms_encoding(text) == SmsEncoding.GSM7:
-        sizes, single, multiple = [2 if character in _GSM7_EXTENSION else 1 for character in text], 160, 153
-    else:
-        sizes, single, multiple = [2 if ord(character) > _BASIC_PLANE else 1 for character in text], 70, 67
-    if sum(sizes) <= single:
+    is_gsm = find_non_gsm_character(text) is None
+    single, multiple, two_units = (160, 153, _GSM7_TWO_UNITS) if is_gsm else (70, 67, _UCS2_TWO_UNITS)
+    units = len(text) + len(two_units.findall(text))
+    if units <= single:
         return 1
+    if units == len(text):
+        return -(-units // multiple)
     segments, free = 1, multiple
-    for size in sizes:
+    for character in text:
+        size = 2 if two_units.match(character) else 1
         if size > free:
             segments, free = segments + 1, multiple
         free -= size

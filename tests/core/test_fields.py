@@ -1,11 +1,13 @@
 """Fields reject malformed values."""
 
+import unicodedata
+
 import marshmallow as ma
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saas_api.core.fields import DateField, DisplayName, Email, Name, Timestamp, normalize_email
+from saas_api.core.fields import DateField, DisplayName, Email, Name, Text, Timestamp, normalize_email
 
 
 @pytest.mark.parametrize(
@@ -97,3 +99,10 @@ def test_display_name_without_web_addresses(text: str) -> None:
 )
 def test_display_name_with_dots(text: str) -> None:
     assert DisplayName().deserialize(text) == text
+
+
+def test_text_has_no_control_characters_and_no_half_of_a_character() -> None:
+    refused = {chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) in ("Cc", "Cs")}
+    everything = "".join(map(chr, range(0x110000)))
+    assert set(Text().forbidden_characters.findall(everything)) == refused
+    assert set(Text(multiline=True).forbidden_characters.findall(everything)) == refused - set("\n\r\t")

@@ -37,6 +37,14 @@ def test_longer_text_never_has_fewer_segments(text: str) -> None:
     assert 1 <= content.count_segments(text) <= content.count_segments(text + text[-1])
 
 
+@pytest.mark.parametrize(
+    ("text", "segments"),
+    [("a" * 152 + "€" + "a" * 10, 2), ("a" * 152 + "€" * 77, 3), ("ж" * 66 + "😀" + "ж" * 66, 3)],
+)
+def test_character_of_two_units_is_not_split_between_segments(text: str, segments: int) -> None:
+    assert content.count_segments(text) == segments
+
+
 @pytest.mark.parametrize("number", ["+15005550001", "+2348012345678", "+442071838750"])
 def test_number_in_e164_form_is_valid(number: str) -> None:
     assert content.parse_phone_number(number) == number
