@@ -28,6 +28,14 @@ _CONTROLS_WITHIN_A_LINE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800
 _outer_currency: ContextVar[str] = ContextVar("outer_currency", default="")
 
 
+def has_controls(text: str, *, is_multiline: bool) -> bool:
+    """Whether a text has control characters or halves of a character.
+
+    is_multiline: line breaks and tabs are allowed
+    """
+    return (_CONTROLS_WITHIN_A_LINE if is_multiline else _CONTROLS).search(text) is not None
+
+
 class StrictSchema(ma.Schema):
     """A schema that rejects unknown fields."""
 
@@ -53,11 +61,11 @@ class Text(fields.String):
         **options: Any,
     ) -> None:
         super().__init__(validate=validate.Length(min=minimum, max=maximum), **options)
-        self.forbidden_characters = _CONTROLS_WITHIN_A_LINE if multiline else _CONTROLS
+        self.is_multiline = multiline
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         text = unicodedata.normalize("NFC", super()._deserialize(value, attr, data, **options))
-        if self.forbidden_characters.search(text):
+        if has_controls(text, is_multiline=self.is_multiline):
             raise ma.ValidationError("Control characters are not allowed.")
         if value and not text.strip():
             raise ma.ValidationError("Must not be blank.")

@@ -14,7 +14,7 @@ from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import PaymentRequired, ServiceUnavailable, TooManyRequests, ValidationFailed
 from saas_api.core.web.endpoint import endpoint
-from saas_api.messages import messages
+from saas_api.messages import common_message, messages
 from saas_api.messages.messages import MessageFilter, MessageNotCancelable, MessageNotFound, NoMessageProvider
 from saas_api.messages.schemas import AcceptedMessageOut, MessageIn, MessageOut, MessagesQuery
 from saas_api.metering.metered_endpoints import metered
@@ -36,6 +36,8 @@ bp = Blueprint("messages", __name__)
     tag="messages",
     body=MessageIn(),
     returns=AcceptedMessageOut(),
+    load_common=common_message.load,
+    dump_common=common_message.dump,
     status=202,
     errors=(PaymentRequired, TooManyRequests, ServiceUnavailable, NoMessageProvider),
     has_long_text=True,

@@ -138,17 +138,17 @@ def accept_message(principal: KeyPrincipal, body: Mapping[str, Any]) -> Batch:
         raise ServiceUnavailable
     if not selection.has_message_provider(principal.mode):
         raise NoMessageProvider
-    message = _build_message(principal, body)
-    message.cost, message.currency = Decimal(0), principal.terms.currency
+    message = _message_values(principal, body)
+    message_id, accepted_at, cost = message["id"], clock.now(), Decimal(0)
     if principal.mode == KeyMode.LIVE:
-        message.cost = principal.terms.list_prices[message.channel] * message.segments
-    message.accepted_at = clock.now()
+        cost = principal.terms.list_prices[message["channel"]] * message["segments"]
+    message |= {"cost": cost, "currency": principal.terms.currency, "accepted_at": accepted_at}
     statements, jobs = [_insert_statement(message)], [DRAIN_JOB]
     if "message.accepted" in principal.subscribed_types:
-        event = message_events.status_event(message)
-        statements.append(webhook_events.publish_statement(message.organization_id, event))
+        event = message_events.status_event(Message(**message))
+        statements.append(webhook_events.publish_statement(principal.organization_id, event))
         jobs.append(webhook_events.DRAIN_JOB)
-    return Batch(_acceptance(message), statements, str(message.id), message.id, message.accepted_at, jobs)
+    return Batch(_acceptance(message), statements, str(message_id), message_id, accepted_at, jobs)
 
 
 def send_test_message(session: Session, principal: Principal, body: Mapping[str, Any]) -> Message:
@@ -161,7 +161,7 @@ def send_test_message(session: Session, principal: Principal, body: Mapping[str,
     terms = service_terms.get_terms(session, organization_id)
     if terms.organization_status != OrganizationStatus.ACTIVE or terms.standing != BillingStanding.GOOD:
         raise SendingSuspended
-    message = _build_message(principal, body)
+    message = Message(**_message_values(principal, body))
     message.api_key_id, message.mode, message.cost = None, KeyMode.TEST, Decimal(0)
     message.currency = terms.currency
     message.accepted_at = clock.now()
@@ -233,37 +233,39 @@ def reverse_usage(session: Session, organization_id: UUID, message_ids: Sequence
         ledger.reverse_events(session, organization_id, _ENDED_MESSAGES, values)
 
 
-def _build_message(principal: Principal, body: Mapping[str, Any]) -> Message:
-    return Message(
-        organization_id=principal.organization_id,
-        id=ids.new_id(),
-        api_key_id=principal.id,
-        mode=principal.mode,
-        channel=Channel(body["type"]),
-        recipient=body["to"],
-        subject=body["subject"],
-        body=body["message"],
-        segments=count_units(body),
-        status=MessageStatus.QUEUED,
-        attempts=0,
-    )
-
-
-def _acceptance(message: Message) -> dict[str, Any]:
+def _message_values(principal: Principal, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of a new message by name; an instance of the model costs more than all else that accepting does."""
     return {
-        "message_id": message.id,
-        "to": message.recipient,
-        "type": message.channel,
-        "status": message.status,
-        "segments": message.segments,
-        "encoding": content.sms_encoding(message.body) if message.channel == Channel.SMS else None,
-        "non_gsm_character": content.find_non_gsm_character(message.body) if message.channel == Channel.SMS else None,
-        "cost": money.format_unit_price(message.cost or Decimal(0)),
-        "currency": message.currency,
-        "usage_recorded": message.mode == KeyMode.LIVE,
-        "mode": message.mode,
-        "organization_id": message.organization_id,
-        "created_at": message.accepted_at,
+        "organization_id": principal.organization_id,
+        "id": ids.new_id(),
+        "api_key_id": principal.id,
+        "mode": principal.mode,
+        "channel": Channel(body["type"]),
+        "recipient": body["to"],
+        "subject": body["subject"],
+        "body": body["message"],
+        "segments": count_units(body),
+        "status": MessageStatus.QUEUED,
+        "attempts": 0,
+    }
+
+
+def _acceptance(message: Mapping[str, Any]) -> dict[str, Any]:
+    text = message["body"] if message["channel"] == Channel.SMS else None
+    return {
+        "message_id": message["id"],
+        "to": message["recipient"],
+        "type": message["channel"],
+        "status": message["status"],
+        "segments": message["segments"],
+        "encoding": None if text is None else content.sms_encoding(text),
+        "non_gsm_character": None if text is None else content.find_non_gsm_character(text),
+        "cost": money.format_unit_price(message["cost"]),
+        "currency": message["currency"],
+        "usage_recorded": message["mode"] == KeyMode.LIVE,
+        "mode": message["mode"],
+        "organization_id": message["organization_id"],
+        "created_at": message["accepted_at"],
     }
 
 
@@ -275,19 +277,19 @@ VALUES (%(org)s, %(id)s, %(api_key)s, %(mode)s, %(channel)s, %(to)s, %(subject)s
 """
 
 
-def _insert_statement(message: Message) -> Statement:
+def _insert_statement(message: Mapping[str, Any]) -> Statement:
     return _INSERT, {
-        "org": message.organization_id,
-        "id": message.id,
-        "api_key": message.api_key_id,
-        "mode": message.mode,
-        "channel": message.channel,
-        "to": message.recipient,
-        "subject": message.subject,
-        "text": message.body,
-        "segments": message.segments,
-        "cost": message.cost,
-        "currency": message.currency,
-        "at": message.accepted_at,
+        "org": message["organization_id"],
+        "id": message["id"],
+        "api_key": message["api_key_id"],
+        "mode": message["mode"],
+        "channel": message["channel"],
+        "to": message["recipient"],
+        "subject": message["subject"],
+        "text": message["body"],
+        "segments": message["segments"],
+        "cost": message["cost"],
+        "currency": message["currency"],
+        "at": message["accepted_at"],
         "lifetime": MESSAGE_LIFETIME,
     }

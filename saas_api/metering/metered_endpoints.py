@@ -68,13 +68,14 @@ class EndpointMetering:
 
     def expected_usage(self, arguments: Mapping[str, Any]) -> list[MeteredUsage]:
         """What a call uses; one unit where only the answer says it."""
-        return [self._usage(arguments, None)[0]]
+        g.call_usage = self._usage(arguments, None)
+        return [g.call_usage[0]]
 
     def record(self, arguments: Mapping[str, Any], result: Any) -> Any:
         """Record the usage in the transaction of the view, or in one round trip where the view has none."""
         batch = result if isinstance(result, Batch) else Batch(result)
         data = batch.data.data if isinstance(batch.data, ViewResult) else batch.data
-        used, unique_value = self._usage(arguments, data)
+        used, unique_value = self._usage(arguments, data) if self._needs_answer else g.call_usage
         event_id, principal = ids.new_id(), g.principal
         event = UsageRecord(
             id=event_id,

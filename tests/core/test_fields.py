@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saas_api.core.fields import DateField, DisplayName, Email, Name, Text, Timestamp, normalize_email
+from saas_api.core.fields import DateField, DisplayName, Email, Name, Timestamp, has_controls, normalize_email
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,9 @@ def test_display_name_with_dots(text: str) -> None:
     assert DisplayName().deserialize(text) == text
 
 
-def test_text_has_no_control_characters_and_no_half_of_a_character() -> None:
-    refused = {chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) in ("Cc", "Cs")}
-    everything = "".join(map(chr, range(0x110000)))
-    assert set(Text().forbidden_characters.findall(everything)) == refused
-    assert set(Text(multiline=True).forbidden_characters.findall(everything)) == refused - set("\n\r\t")
+def test_controls_are_two_categories_of_unicode() -> None:
+    characters = list(map(chr, range(0x110000)))
+    controls = {character for character in characters if unicodedata.category(character) in ("Cc", "Cs")}
+    assert {character for character in characters if has_controls(character, is_multiline=False)} == controls
+    allowed = {character for character in controls if not has_controls(character, is_multiline=True)}
+    assert allowed == set("\n\r\t")

@@ -58,6 +58,8 @@ class Operation:
     metering: meters the calls of the view; set by `metering.metered_endpoints.metered`
     consumes: schemas by media type of a body that the view reads itself, instead of `body`
     produces: media type of a view that may return a `Response`; with `returns` it may return either
+    load_common: what `body` loads from a common body, and None for others, which `body` itself loads
+    dump_common: what `returns` dumps from the view's result
     has_long_text: the size of the body is limited in characters of its texts instead of bytes
     is_replayable: False when the response contains tokens: an Idempotency-Key is checked and nothing is stored
     """
@@ -67,6 +69,8 @@ class Operation:
     body: ma.Schema | None = None
     query: ma.Schema | None = None
     returns: ma.Schema | None = None
+    load_common: Callable[[Any], dict[str, Any] | None] | None = None
+    dump_common: Callable[[Any], dict[str, Any]] | None = None
     status: int = 200
     errors: tuple[type[ApiError], ...] = ()
     metering: Metering | None = None
@@ -90,7 +94,8 @@ class Operation:
             arguments["query"] = http.load_schema(self.query, request.args.to_dict())
         if self.body:
             body = http.read_json(request, has_long_text=self.has_long_text)
-            arguments["body"] = http.load_schema(self.body, body)
+            common = self.load_common(body) if self.load_common else None
+            arguments["body"] = http.load_schema(self.body, body) if common is None else common
         return arguments
 
 
@@ -102,6 +107,8 @@ class OperationFields(TypedDict, total=False):
     body: ma.Schema
     query: ma.Schema
     returns: ma.Schema
+    load_common: Callable[[Any], dict[str, Any] | None]
+    dump_common: Callable[[Any], dict[str, Any]]
     status: int
     errors: tuple[type[ApiError], ...]
     consumes: Mapping[str, ma.Schema]
@@ -160,7 +167,8 @@ def _to_response(operation: Operation, result: Any) -> Response:
 
 def _render_body(operation: Operation, result: Any) -> bytes:
     result = result if isinstance(result, ViewResult) else ViewResult(result)
-    data = operation.returns.dump(result.data) if operation.returns else result.data
+    dump = operation.dump_common or (operation.returns.dump if operation.returns else None)
+    data = dump(result.data) if dump else result.data
     envelope = {"success": True, "data": data}
     if result.message:
         envelope["message"] = result.message
