@@ -9,7 +9,7 @@ from flask import Blueprint, g
 from saas_api.core.access import require_service
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.web.endpoint import endpoint
-from saas_api.metering import holds, verification
+from saas_api.metering import common_verification, holds, verification
 from saas_api.metering.schemas import VerificationIn, VerificationOut
 from saas_api.metering.verification import Verification, VerificationRequest
 from saas_api.services import service_tokens
@@ -25,6 +25,8 @@ bp = Blueprint("metering", __name__)
     tag="services",
     body=VerificationIn(),
     returns=VerificationOut(),
+    load_common=common_verification.load,
+    dump_common=common_verification.dump,
     errors=(ValidationFailed,),
 )
 def verify(body: Mapping[str, Any]) -> Verification:

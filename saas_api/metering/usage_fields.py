@@ -1,6 +1,7 @@
 """Fields of requests and responses about usage: quantities, event ids, dimensions, scopes and endpoints."""
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -11,9 +12,9 @@ from saas_api.core import money
 from saas_api.usage import quantity_text
 
 MAX_DIMENSIONS = 20
-_PRINTABLE_ASCII = re.compile(r"[ -~]{1,255}\Z")
-_SCOPE = re.compile(r"[a-z][a-z0-9_.-]{0,62}:[a-z][a-z0-9_.-]{0,62}\Z")
-_ENDPOINT = re.compile(r"[A-Z]{1,10} /[!-~]{0,200}\Z")
+PRINTABLE_ASCII = re.compile(r"[ -~]{1,255}\Z")
+SCOPE = re.compile(r"[a-z][a-z0-9_.-]{0,62}:[a-z][a-z0-9_.-]{0,62}\Z")
+ENDPOINT = re.compile(r"[A-Z]{1,10} /[!-~]{0,200}\Z")
 
 
 class UnitCount(fields.Field[Decimal]):
@@ -28,9 +29,7 @@ class UnitCount(fields.Field[Decimal]):
         self.is_zero_allowed = is_zero_allowed
 
     def _serialize(self, value: Decimal | None, attr: str | None, obj: Any, **options: Any) -> int | str | None:
-        if value is None:
-            return None
-        return int(value) if value == value.to_integral_value() else money.format_unit_price(value)
+        return None if value is None else write_units(value)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Decimal:
         text = str(value) if type(value) is int else value
@@ -42,12 +41,17 @@ class UnitCount(fields.Field[Decimal]):
             raise ma.ValidationError(str(cause)) from cause
 
 
+def write_units(value: Decimal) -> int | str:
+    """A quantity as `UnitCount` dumps it."""
+    return int(value) if value == value.to_integral_value() else money.format_unit_price(value)
+
+
 class EventId(fields.String):
     """The id of a usage event: 1 to 255 printable ASCII characters."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
-            validate=validate.Regexp(_PRINTABLE_ASCII, error="Must be 1 to 255 printable ASCII characters."), **options
+            validate=validate.Regexp(PRINTABLE_ASCII, error="Must be 1 to 255 printable ASCII characters."), **options
         )
 
 
@@ -55,10 +59,17 @@ class Dimensions(fields.Dict):
     """Names and values by which usage is priced and reported, as texts; numbers and booleans are read as texts."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> dict[str, str]:
-        names = super()._deserialize(value, attr, data, **options)
-        if len(names) > MAX_DIMENSIONS:
-            raise ma.ValidationError(f"At most {MAX_DIMENSIONS} names.")
-        return {_dimension_name(name): _dimension_value(text) for name, text in names.items()}
+        return load_dimensions(super()._deserialize(value, attr, data, **options))
+
+
+def load_dimensions(names: Mapping[Any, Any]) -> dict[str, str]:
+    """Names and values as `Dimensions` loads them.
+
+    raises: marshmallow's ValidationError
+    """
+    if len(names) > MAX_DIMENSIONS:
+        raise ma.ValidationError(f"At most {MAX_DIMENSIONS} names.")
+    return {_dimension_name(name): _dimension_value(text) for name, text in names.items()}
 
 
 def _dimension_name(name: Any) -> str:
@@ -81,11 +92,11 @@ class ScopeName(fields.String):
 
     def __init__(self, **options: Any) -> None:
         metadata = {"description": "scope that the key needs, such as lookups:write"}
-        super().__init__(validate=validate.Regexp(_SCOPE, error="Not a scope."), metadata=metadata, **options)
+        super().__init__(validate=validate.Regexp(SCOPE, error="Not a scope."), metadata=metadata, **options)
 
 
 class EndpointName(fields.String):
     """An endpoint of a service's API, which reports show, such as "POST /v1/lookups"."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(validate=validate.Regexp(_ENDPOINT, error='Not like "POST /v1/lookups".'), **options)
+        super().__init__(validate=validate.Regexp(ENDPOINT, error='Not like "POST /v1/lookups".'), **options)

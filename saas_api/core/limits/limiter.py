@@ -289,13 +289,17 @@ def request_limit(limit: int, window_ms: int, scope: str) -> RuntimeLimit:
 
 
 class GateLimiter(Limiter):
-    """Flask-Limiter, whose hook asks the strategy at once for a call with an API key, which has no other limits."""
+    """Flask-Limiter, whose hook before a request has one limit, that of users.
+
+    For a call with an API key it asks the strategy at once, and for others, such as services, it has nothing to do.
+    """
 
     def _check_request_limit(self, callable_name: str | None = None, in_middleware: bool = True) -> None:
-        call: LimitRequest | None = g.get("gate_call") if in_middleware else None
-        if call is None:
+        if not in_middleware or g.get("user_id"):
             super()._check_request_limit(callable_name, in_middleware)
-        elif not decide(call):
+            return
+        call: LimitRequest | None = g.get("gate_call")
+        if call is not None and not decide(call):
             raise RateLimitExceeded(request_limit(*call.windows[0], "gate"))
 
 

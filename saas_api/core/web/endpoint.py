@@ -59,7 +59,7 @@ class Operation:
     consumes: schemas by media type of a body that the view reads itself, instead of `body`
     produces: media type of a view that may return a `Response`; with `returns` it may return either
     load_common: what `body` loads from a common body, and None for others, which `body` itself loads
-    dump_common: what `returns` dumps from the view's result
+    dump_common: what `returns` dumps from a common result, and None for others, which `returns` itself dumps
     has_long_text: the size of the body is limited in characters of its texts instead of bytes
     is_replayable: False when the response contains tokens: an Idempotency-Key is checked and nothing is stored
     """
@@ -70,7 +70,7 @@ class Operation:
     query: ma.Schema | None = None
     returns: ma.Schema | None = None
     load_common: Callable[[Any], dict[str, Any] | None] | None = None
-    dump_common: Callable[[Any], dict[str, Any]] | None = None
+    dump_common: Callable[[Any], dict[str, Any] | None] | None = None
     status: int = 200
     errors: tuple[type[ApiError], ...] = ()
     metering: Metering | None = None
@@ -108,7 +108,7 @@ class OperationFields(TypedDict, total=False):
     query: ma.Schema
     returns: ma.Schema
     load_common: Callable[[Any], dict[str, Any] | None]
-    dump_common: Callable[[Any], dict[str, Any]]
+    dump_common: Callable[[Any], dict[str, Any] | None]
     status: int
     errors: tuple[type[ApiError], ...]
     consumes: Mapping[str, ma.Schema]
@@ -167,8 +167,9 @@ def _to_response(operation: Operation, result: Any) -> Response:
 
 def _render_body(operation: Operation, result: Any) -> bytes:
     result = result if isinstance(result, ViewResult) else ViewResult(result)
-    dump = operation.dump_common or (operation.returns.dump if operation.returns else None)
-    data = dump(result.data) if dump else result.data
+    data = operation.dump_common(result.data) if operation.dump_common else None
+    if data is None:
+        data = operation.returns.dump(result.data) if operation.returns else result.data
     envelope = {"success": True, "data": data}
     if result.message:
         envelope["message"] = result.message
