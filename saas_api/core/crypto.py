@@ -1,6 +1,7 @@
 """Password hashes, keyed digests, encryption with key rotation."""
 
 import contextlib
+import functools
 import hashlib
 import hmac
 import os
@@ -79,11 +80,14 @@ def keyed_digests(secret: str) -> list[tuple[int, bytes]]:
     API_KEY_PEPPER lists the peppers: "2:<secret>,1:<secret>".
     returns: pairs of the pepper's version and 32 bytes
     """
-    peppers = (entry.split(":", 1) for entry in setting("API_KEY_PEPPER").split(","))
-    return [
-        (int(version), hmac.new(pepper.encode(), secret.encode(), hashlib.sha256).digest())
-        for version, pepper in peppers
-    ]
+    data = secret.encode()
+    return [(version, hmac.digest(key, data, "sha256")) for version, key in _read_peppers(setting("API_KEY_PEPPER"))]
+
+
+@functools.lru_cache(maxsize=4)
+def _read_peppers(peppers: str) -> list[tuple[int, bytes]]:
+    entries = (entry.split(":", 1) for entry in peppers.split(","))
+    return [(int(version), pepper.encode()) for version, pepper in entries]
 
 
 def pepper_versions() -> list[int]:

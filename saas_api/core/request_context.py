@@ -4,7 +4,7 @@ import ipaddress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import ip_network
 from typing import Any
 
 import structlog
@@ -21,7 +21,7 @@ def client_ip() -> str:
     if address is None:
         _warn_unreadable()
         return "invalid"
-    return str(address)
+    return address
 
 
 def client_network(ipv6_prefix: int = 64) -> str:
@@ -33,7 +33,7 @@ def client_network(ipv6_prefix: int = 64) -> str:
     """
     peer = request.environ.get("werkzeug.proxy_fix.orig", {}).get("REMOTE_ADDR", "")
     address = _parse_address(request.remote_addr or "") or _parse_address(peer)
-    return network_of(str(address), ipv6_prefix) if address else "invalid"
+    return network_of(address, ipv6_prefix) if address else "invalid"
 
 
 def network_of(address: str, ipv6_prefix: int = 64) -> str:
@@ -41,7 +41,8 @@ def network_of(address: str, ipv6_prefix: int = 64) -> str:
     return str(ip_network(f"{address}/{ipv6_prefix}", strict=False)) if ":" in address else address
 
 
-def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
+@lru_cache(maxsize=1_024)
+def _parse_address(text: str) -> str | None:
     """The address in "1.2.3.4", "1.2.3.4:567", "::1", "[::1]" or "[::1]:567", without a zone; None for other text."""
     host = text.strip()
     if host.startswith("[") and "]" in host:
@@ -52,7 +53,7 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
-    return getattr(address, "ipv4_mapped", None) or address
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 @lru_cache(maxsize=1)
