@@ -15,11 +15,12 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from saas_api.core import clock, ids, money
 from saas_api.core.access import KeyMode
-from saas_api.core.db import engine, tenancy
+from saas_api.core.db import engine, group_commit, tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.faults import fault_point
@@ -211,8 +212,8 @@ def call_usage(
 _INSERT = """INSERT INTO holds (organization_id, id, mode, source, idempotency_key, meter_code, quantity, properties,
   endpoint, api_key_id, created_at, expires_at)
 VALUES (%(hold_org)s, %(hold_id)s, %(hold_mode)s, %(hold_source)s, %(hold_key)s, %(hold_meter)s, %(hold_quantity)s,
-  CAST(%(hold_properties)s AS jsonb), %(hold_endpoint)s, %(hold_api_key)s, %(hold_created_at)s, %(hold_expires_at)s)
-ON CONFLICT DO NOTHING RETURNING id"""
+  CAST(%(hold_properties)s AS jsonb), %(hold_endpoint)s, %(hold_api_key)s, %(hold_created_at)s, %(hold_expires_at)s)"""
+_STORED_BEFORE = ("holds_pkey", "holds_id_key", "holds_organization_id_source_idempotency_key_key")
 
 
 def _insert_statement(hold: Hold) -> tuple[str, dict[str, Any]]:
@@ -234,11 +235,14 @@ def _insert_statement(hold: Hold) -> tuple[str, dict[str, Any]]:
 
 def _insert(hold: Hold) -> Hold:
     """Insert a hold that no limit concerns; returns the stored one, which may be older."""
-    scope = tenancy.tenant_scope_statement(hold.organization_id)
-    if engine.execute_batch([scope, _insert_statement(hold)]):
-        return hold
-    # repeated, or committed by the first try of the batch, whose answer was lost
-    return find_repeated_hold(hold.organization_id, hold.source, hold.idempotency_key) or hold
+    try:
+        group_commit.write(hold.organization_id, [_insert_statement(hold)])
+    except IntegrityError as error:
+        if engine.violated_constraint(error) not in _STORED_BEFORE:
+            raise
+        # repeated, or committed by the first try of the batch, whose answer was lost
+        return find_repeated_hold(hold.organization_id, hold.source, hold.idempotency_key) or hold
+    return hold
 
 
 def _insert_within_limits(principal: KeyPrincipal, usage: MeteredUsage, hold: Hold) -> Hold:
@@ -249,7 +253,7 @@ def _insert_within_limits(principal: KeyPrincipal, usage: MeteredUsage, hold: Ho
             return stored
         limits.require_room(principal, [usage])
         sql, values = _insert_statement(hold)
-        if session.connection().exec_driver_sql(sql, values).first():
+        if session.connection().exec_driver_sql(f"{sql} ON CONFLICT DO NOTHING RETURNING id", values).first():
             return hold
         return _find_by_key(session, hold.organization_id, hold.source, hold.idempotency_key) or hold
 

@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it is not annotated
 
 from saas_api.core import ids
+from saas_api.metering import holds
 from saas_api.webhooks import event_types
 from tests.support.accounts import create_key
 from tests.support.holds import HOLDS, HoldingOrganization, read_counters
@@ -104,6 +105,16 @@ def test_repeated_event_id_is_the_same_hold_and_counts_once(acme: HoldingOrganiz
     acme.hold(1)
     acme.settle(hold_id, 1)
     assert acme.request(2, event_id="req 1")[1]["status"] == "settled"
+
+
+def test_hold_that_was_committed_before_its_connection_broke_is_the_same_hold(
+    app: Flask, acme: HoldingOrganization
+) -> None:
+    hold_id = acme.hold(2, event_id="req-1")
+    with app.app_context():
+        stored = holds.get_hold("completions", ids.parse_id("hld", hold_id))
+        assert holds._insert(stored).id == stored.id  # the answer to the first try was lost, so it is sent again
+    assert acme.rows("SELECT count(*) FROM holds") == [(1,)]
 
 
 def test_verification_holds_instead_of_recording(acme: HoldingOrganization) -> None:
