@@ -1,306 +1,252 @@
-"""Dispatch of deliveries: claim due ones, send them from a thread pool, record attempts and endpoint health."""
+"""Dispatch of deliveries: claim due ones, send them from a thread pool, and record the results in groups."""
 
 import random
+import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Any
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
-import sqlalchemy as sa
 from rq.timeouts import JobTimeoutException
-from sqlalchemy.orm import Session
 
-from saas_api.core import ids
-from saas_api.core.db import tenancy
-from saas_api.core.faults import fault_point
-from saas_api.core.jobs import counters, outbox, queue
-from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, RowResult
-from saas_api.core.net import client
-from saas_api.core.net.client import DeadlineExceeded
-from saas_api.core.net.vetting import AddressNotAllowed, ConnectionFailed
+from saas_api.core.jobs import counters, queue
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
-from saas_api.webhooks import endpoints, payload, retries, secrets
+from saas_api.webhooks import attempts, claims
+from saas_api.webhooks.attempts import AttemptResult, ClaimedDelivery, EndpointKey
+from saas_api.webhooks.claims import Capacity, ClaimedDeliveries
 from saas_api.webhooks.events import DRAIN_JOB
-from saas_api.webhooks.models import AttemptOutcome, DeliveryStatus, EndpointStatus, PayloadFormat
-from saas_api.webhooks.retries import MAX_ATTEMPTS, MAX_INTERRUPTIONS
+from saas_api.webhooks.models import AttemptOutcome
 
 log = get_logger(__name__)
 
-DEADLINE_SECONDS, CONNECT_SECONDS = 15.0, 5.0
 MAX_PARALLEL_PER_ENDPOINT = 50
-RESULT_BATCH_SIZE = 200
-MAX_FAILURE_GAP_HOURS = 72
-"""More than the longest time between two attempts of a delivery."""
-RESPONSE_EXCERPT_BYTES = 8_192
-_GONE = 410
-_POLL_SECONDS, _FLUSH_SECONDS, _BACKOFF_SECONDS = 0.25, 0.05, 60.0
-
-DELIVERIES = Claimable(
-    name="webhooks",
-    table="webhook_deliveries",
-    owner=("organization_id", "endpoint_id"),
-    claimed="""r.event_id, (SELECT e.payload FROM events e WHERE e.organization_id = r.organization_id
-      AND e.id = r.event_id) AS payload, (SELECT e.subject_version < 0 FROM events e
-      WHERE e.organization_id = r.organization_id AND e.id = r.event_id) AS is_test""",
-    result_columns={"last_status": "int"},
-    assignments={"last_status": "v.last_status"},
-    max_attempts=MAX_ATTEMPTS,
-    max_interruptions=MAX_INTERRUPTIONS,
-    is_counted_at_claim=True,
-)
-
-Owner = tuple[UUID, UUID]
-"""An organization and one of its endpoints."""
+MAX_HELD = 50
+RESULT_BATCH_SIZE = 20
+HELD_SECONDS = 0.1
+"""Time for which the held deliveries of an endpoint last."""
+MAX_HELD_SHARE = 0.4
+"""Part of a lease in which a held delivery may be sent; the rest is more than its deadline."""
+_POLL_SECONDS, _BACKOFF_SECONDS = 0.25, 60.0
+_SCAN_SECONDS, _GATHER_SECONDS = 0.1, 0.2
 
 
-@dataclass(frozen=True)
-class ClaimedDelivery:
-    """A delivery to send before the lease of its claim ends.
+class _Endpoint:
+    """Deliveries of one endpoint that this process has claimed: held, under way, and sent but not recorded.
 
-    attempt: number of the attempt, from 1
-    interruptions: earlier attempts without a result
-    is_slow: the last attempt to the endpoint failed, so it receives one request at a time
-    is_test: the event is a test event, whose failure says nothing about the endpoint's health
+    max_in_flight: requests that may be under way, as the last claim said
+    is_failing: the last attempt failed, so the endpoint receives one request at a time
+    has_more: the last claim took as many deliveries as it asked for
+    paused_until: monotonic time before which nothing is claimed
     """
 
-    owner: Owner
-    claim: Claim
-    id: UUID
-    webhook_id: str
-    url: str
-    body: bytes
-    secrets: tuple[str, ...]
-    attempt: int
-    interruptions: int
-    is_slow: bool
-    is_test: bool
+    def __init__(self, key: EndpointKey, changed: threading.Event) -> None:
+        self.key = key
+        self.max_in_flight = 0
+        self.is_failing = self.has_more = False
+        self.paused_until = 0.0
+        self._changed = changed
+        self._lock = threading.Lock()  # threads and the drain share what follows
+        self._held: deque[tuple[ClaimedDelivery, float]] = deque()
+        self._in_flight: dict[UUID, ClaimedDelivery] = {}
+        self._results: list[AttemptResult] = []
+        self._mean_seconds = 0.0
 
     @property
-    def failed_attempts(self) -> int:
-        """Earlier attempts with a result."""
-        return self.attempt - 1 - self.interruptions
-
-
-@dataclass(frozen=True)
-class AttemptResult:
-    """Result of one attempt.
-
-    status: of the response
-    retry_after: seconds that the endpoint asked for
-    error: a text for display; "poisoned" for a delivery that was interrupted too often
-    """
-
-    delivery: ClaimedDelivery
-    outcome: AttemptOutcome
-    duration_ms: int | None = None
-    status: int | None = None
-    body: bytes = b""
-    retry_after: int | None = None
-    error: str | None = None
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return len(self._in_flight)
 
     @property
-    def is_endpoint_failure(self) -> bool:
-        """Whether the endpoint did not accept a real event; an interruption is ours."""
-        is_failed = self.outcome not in (AttemptOutcome.OK, AttemptOutcome.INTERRUPTED)
-        return is_failed and not self.delivery.is_test
+    def is_idle(self) -> bool:
+        """Whether nothing is held, under way or to be recorded."""
+        with self._lock:
+            return not (self._held or self._in_flight or self._results)
+
+    @property
+    def needs_more(self) -> bool:
+        """Whether a claim is worth its transaction: threads are idle, or soon will be."""
+        with self._lock:
+            if self.is_failing:  # its limit in PostgreSQL holds once the failure is recorded
+                return not (self._held or self._in_flight or self._results)
+            has_room = self.in_flight < max(1, self.max_in_flight)
+            return len(self._held) < max(int(has_room), self._to_hold() // 2)
+
+    def capacity(self, free: int, free_for_failing: int) -> Capacity:
+        """What a claim may take, when so many threads are free."""
+        with self._lock:
+            own = [*(held for held, _ in self._held), *self._in_flight.values(), *(r.delivery for r in self._results)]
+            return Capacity(
+                threads=min(self.in_flight + free, MAX_PARALLEL_PER_ENDPOINT),
+                threads_if_failing=self.in_flight + free_for_failing,
+                to_hold=self._to_hold(),
+                own_claims=list({delivery.claim.token for delivery in own}),
+                own_count=self.in_flight + len(self._held),
+            )
+
+    def hold(self, claimed: ClaimedDeliveries, until: float) -> None:
+        """Hold claimed deliveries until threads send them, at the latest at a monotonic time."""
+        with self._lock:
+            self.max_in_flight, self.is_failing = claimed.max_in_flight, claimed.is_failing
+            self.has_more = not claimed.is_all
+            self._held.extend((delivery, until) for delivery in claimed.deliveries)
+
+    def take_next(self) -> ClaimedDelivery | None:
+        """The next delivery to send, which is under way then; None when there is none or one more is too many."""
+        with self._lock:
+            return self._take_next()
+
+    def finish(self, result: AttemptResult) -> ClaimedDelivery | None:
+        """Keep the result of a request for `take_results`; returns the next delivery as `take_next` does."""
+        with self._lock:
+            del self._in_flight[result.delivery.id]
+            self._results.append(result)
+            self.paused_until = 0.0
+            if result.is_endpoint_failure:  # what is held is given back
+                self.max_in_flight, self.is_failing = 0, True
+            if result.duration_ms is not None:
+                seconds = max(0.001, result.duration_ms / 1000)
+                self._mean_seconds = 0.9 * self._mean_seconds + 0.1 * seconds if self._mean_seconds else seconds
+            following = self._take_next()
+            if self._is_group() or len(self._held) == self._to_hold() // 2:
+                self._changed.set()
+            return following
+
+    def take_results(self, *, is_late: bool) -> list[AttemptResult]:
+        """Results to record now: a group, all of them when no other follows, and when it is late anyway."""
+        with self._lock:
+            if not (is_late or self._is_group()):
+                return []
+            taken, self._results = self._results, []
+            return taken
+
+    def take_held(self) -> list[ClaimedDelivery]:
+        """Deliveries that this process will not send."""
+        with self._lock:
+            taken = [delivery for delivery, _ in self._held]
+            self._held.clear()
+            return taken
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether held deliveries cannot leave in time: the endpoint fails, or has become slow."""
+        with self._lock:
+            return bool(self._held) and (self.max_in_flight == 0 or time.monotonic() >= self._held[0][1])
+
+    def _take_next(self) -> ClaimedDelivery | None:
+        if not self._held or self.in_flight >= self.max_in_flight or time.monotonic() >= self._held[0][1]:
+            return None
+        delivery, _ = self._held.popleft()
+        self._in_flight[delivery.id] = delivery
+        return delivery
+
+    def _is_group(self) -> bool:
+        return len(self._results) >= RESULT_BATCH_SIZE or self.is_failing or not (self._in_flight or self._held)
+
+    def _to_hold(self) -> int:
+        if not self._mean_seconds or self.is_failing:
+            return 0
+        return min(MAX_HELD, round(HELD_SECONDS * self.max_in_flight / self._mean_seconds))
 
 
-def list_due_endpoints() -> DueOwners[Owner]:
-    """Return endpoints with due deliveries, in a transaction of its own."""
-    with tenancy.system_session("webhooks.due") as session:
-        return outbox.list_due(session, DELIVERIES)
-
-
-_LOCK_ENDPOINT = sa.text("""
-SELECT url, payload, in_flight_limit, status = 'enabled' AND deleted_at IS NULL AS is_open FROM webhook_endpoints
-WHERE organization_id = :org AND id = :endpoint FOR NO KEY UPDATE
-""")
-# A separate statement after the lock: its snapshot includes what others claimed while they held the lock.
-_COUNT_IN_FLIGHT = sa.text("""
-SELECT count(*) FROM webhook_deliveries
-WHERE organization_id = :org AND endpoint_id = :endpoint AND status = 'sending' AND next_at > now()
-""")
-_START_ATTEMPTS = sa.text("""
-WITH v AS (SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[])) AS v (id, n)),
-interrupted AS (UPDATE webhook_attempts a SET outcome = 'interrupted', ended_at = now() FROM v
-  WHERE a.organization_id = :org AND a.delivery_id = v.id AND a.n < v.n AND a.outcome = 'started')
-INSERT INTO webhook_attempts (organization_id, delivery_id, n, started_at, outcome)
-SELECT :org, id, n, now(), 'started' FROM v
-""")
-
-
-def claim_deliveries(owner: Owner, limit: int, slow_limit: int) -> list[ClaimedDelivery]:
-    """Claim due deliveries of an endpoint and start their attempts, in a transaction of its own.
-
-    All workers together send no more than the endpoint's `in_flight_limit` at a time.
-    slow_limit: in place of `limit` when the last attempt to the endpoint failed
-    """
-    organization_id, endpoint_id = owner
-    values = {"org": organization_id, "endpoint": endpoint_id}
-    with tenancy.tenant_session(organization_id) as session:
-        endpoint = session.execute(_LOCK_ENDPOINT, values).one()
-        if not endpoint.is_open:
-            endpoints.cancel_pending_deliveries(session, organization_id, endpoint_id)
-            return []
-        is_slow = endpoint.in_flight_limit == 1
-        free = endpoint.in_flight_limit - session.scalars(_COUNT_IN_FLIGHT, values).one()
-        claim_limit = min(slow_limit if is_slow else limit, free)
-        if claim_limit <= 0:  # do not hold the lock of the endpoint any longer
-            return []
-        claim = outbox.claim(session, DELIVERIES, owner, limit=claim_limit)
-        if not claim.rows:
-            return []
-        started = {"ids": [row.id for row in claim.rows], "numbers": [row.attempts for row in claim.rows]}
-        session.execute(_START_ATTEMPTS, {"org": organization_id, **started})
-        signing_secrets = tuple(secrets.list_active_secrets(session, organization_id, endpoint_id))
-    fault_point("webhook.claimed")
-    return [
-        ClaimedDelivery(
-            owner=owner,
-            claim=claim,
-            id=row.id,
-            webhook_id=ids.format_id("evt", row.event_id),
-            url=endpoint.url,
-            body=_body(endpoint.payload, row.payload),
-            secrets=signing_secrets,
-            attempt=row.attempts,
-            interruptions=row.interruptions,
-            is_slow=is_slow,
-            is_test=row.is_test,
-        )
-        for row in claim.rows
-    ]
-
-
-def _body(payload_format: str, text: str) -> bytes:
-    return (payload.build_thin_payload(text) if payload_format == PayloadFormat.THIN else text).encode()
-
-
-_FINISH_ATTEMPTS = sa.text("""
-UPDATE webhook_attempts a SET ended_at = now(), status_code = v.code, duration_ms = v.ms, error = v.text,
-  outcome = v.outcome, response_snippet = v.snippet
-FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[]), CAST(:codes AS int[]), CAST(:durations AS int[]),
-  CAST(:texts AS text[]), CAST(:outcomes AS text[]), CAST(:snippets AS text[]))
-  AS v (id, n, code, ms, text, outcome, snippet)
-WHERE a.organization_id = :org AND a.delivery_id = v.id AND a.n = v.n AND a.outcome = 'started'
-""")
-_MARK_HEALTHY = sa.text("""
-UPDATE webhook_endpoints SET consecutive_failures = 0, first_failure_at = NULL, last_success_at = now(),
-  in_flight_limit = least(max_in_flight, 2 * in_flight_limit)
-WHERE organization_id = :org AND id = :endpoint
-""")
-# Failures of a quiet endpoint that are days apart say nothing about the time between: a new count begins.
-_MARK_FAILING = sa.text(f"""
-UPDATE webhook_endpoints w SET in_flight_limit = 1, last_failure_at = now(),
-  consecutive_failures = CASE WHEN run.goes_on THEN consecutive_failures ELSE 0 END + :failures,
-  first_failure_at = CASE WHEN run.goes_on THEN first_failure_at ELSE now() END
-FROM (SELECT first_failure_at IS NOT NULL AND last_failure_at > now() - interval '{MAX_FAILURE_GAP_HOURS} h' AS goes_on
-  FROM webhook_endpoints WHERE organization_id = :org AND id = :endpoint) run
-WHERE w.organization_id = :org AND w.id = :endpoint
-""")
-
-
-def record_results(owner: Owner, claim: Claim, results: Sequence[AttemptResult]) -> int:
-    """Record results of deliveries of one claim, in a transaction of its own.
-
-    returns: number of results that are not recorded, because their lease was lost
-    """
-    organization_id, endpoint_id = owner
-    with tenancy.tenant_session(organization_id) as session:
-        if any(result.status == _GONE for result in results):
-            endpoints.announce(session, organization_id)
-        endpoint = session.execute(_LOCK_ENDPOINT, {"org": organization_id, "endpoint": endpoint_id}).one()
-        rows = outbox.record(session, claim, [_delivery_result(result) for result in results])
-        recorded_ids = {row.id for row in rows}
-        recorded = [result for result in results if result.delivery.id in recorded_ids]
-        if recorded:
-            session.execute(_FINISH_ATTEMPTS, _attempt_values(organization_id, recorded))
-            _update_endpoint_health(session, owner, recorded)
-        if any(result.status == _GONE for result in recorded):
-            endpoints.disable_endpoint(session, organization_id, endpoint_id, EndpointStatus.DISABLED_GONE)
-        if not endpoint.is_open:
-            endpoints.cancel_pending_deliveries(session, organization_id, endpoint_id)
-    return len(results) - len(recorded)
-
-
-def _delivery_result(result: AttemptResult) -> RowResult:
-    delivery, values = result.delivery, {"last_status": result.status}
-    if result.outcome == AttemptOutcome.OK:
-        return RowResult(delivery.id, DeliveryStatus.DELIVERED.value, values=values)
-    failed_attempts = delivery.failed_attempts + 1
-    is_final = result.status == _GONE or result.outcome == AttemptOutcome.INTERRUPTED
-    if is_final or failed_attempts >= DELIVERIES.max_attempts:
-        return RowResult(delivery.id, DeliveryStatus.FAILED.value, _error_code(result), values=values)
-    status = None if result.outcome == AttemptOutcome.TIMEOUT else result.status or 0
-    seconds = retries.retry_delay_seconds(failed_attempts, status, result.retry_after) / setting("TIME_SCALE")
-    delay = timedelta(seconds=seconds)
-    return RowResult(delivery.id, DeliveryStatus.QUEUED.value, _error_code(result), delay, values)
-
-
-def _error_code(result: AttemptResult) -> str:
-    if result.status:
-        return f"http_{result.status}"
-    return result.error if result.error == "poisoned" else result.outcome.value
-
-
-def _attempt_values(organization_id: UUID, results: Sequence[AttemptResult]) -> dict[str, Any]:
-    return {
-        "org": organization_id,
-        "ids": [result.delivery.id for result in results],
-        "numbers": [result.delivery.attempt for result in results],
-        "codes": [result.status for result in results],
-        "durations": [result.duration_ms for result in results],
-        "texts": [result.error for result in results],
-        "outcomes": [result.outcome.value for result in results],
-        "snippets": [_response_excerpt(result.body) for result in results],
-    }
-
-
-def _response_excerpt(body: bytes) -> str | None:
-    text = body.decode("utf-8", "replace").replace("\0", "\ufffd")
-    return text.encode()[:RESPONSE_EXCERPT_BYTES].decode("utf-8", "ignore") or None
-
-
-def _update_endpoint_health(session: Session, owner: Owner, results: Sequence[AttemptResult]) -> None:
-    failures = sum(result.is_endpoint_failure for result in results)
-    values = {"org": owner[0], "endpoint": owner[1], "failures": failures}
-    if any(result.outcome == AttemptOutcome.OK for result in results):
-        session.execute(_MARK_HEALTHY, values)
-    if failures:
-        session.execute(_MARK_FAILING, values)
-
-
-@dataclass
 class _Dispatcher:
-    """Threads of one drain, and the deliveries that they send.
+    """Threads of one drain, and the endpoints that they send to."""
 
-    paused_until: monotonic time of endpoints that had nothing to claim or whose claim failed
-    """
-
-    pool: ThreadPoolExecutor
-    thread_count: int
-    allowed_networks: tuple[str, ...]
-    in_flight: dict[Future[AttemptResult], ClaimedDelivery] = field(default_factory=dict)
-    paused_until: dict[Owner, float] = field(default_factory=dict)
+    def __init__(self, pool: ThreadPoolExecutor, thread_count: int, allowed_networks: tuple[str, ...]) -> None:
+        self.pool = pool
+        self.thread_count = thread_count
+        self.allowed_networks = allowed_networks
+        self.endpoints: dict[EndpointKey, _Endpoint] = {}
+        self.changed = threading.Event()
+        self._gathered_at = time.monotonic()
+        self._busy_lock = threading.Lock()
+        self._busy = 0
 
     @property
     def free(self) -> int:
         """Idle threads."""
-        return self.thread_count - len(self.in_flight)
+        return self.thread_count - self._busy
 
     @property
-    def free_for_slow(self) -> int:
+    def free_for_failing(self) -> int:
         """Idle threads for endpoints whose last attempt failed; together they use half of the threads."""
-        slow_count = sum(delivery.is_slow for delivery in self.in_flight.values())
-        return max(0, min(self.free, self.thread_count // 2 - slow_count))
+        busy = sum(endpoint.in_flight for endpoint in self.endpoints.values() if endpoint.is_failing)
+        return max(0, min(self.free, self.thread_count // 2 - busy))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no endpoint has anything held, under way or to be recorded."""
+        return all(endpoint.is_idle for endpoint in self.endpoints.values())
+
+    def find(self, key: EndpointKey) -> _Endpoint:
+        """The endpoint of a key."""
+        return self.endpoints.setdefault(key, _Endpoint(key, self.changed))
+
+    def claim(self, endpoint: _Endpoint) -> int:
+        """Claim deliveries of an endpoint and hand them to the threads; returns how many."""
+        now = time.monotonic()
+        if self.free <= 0 or endpoint.paused_until > now or not endpoint.needs_more:
+            return 0
+        endpoint.has_more = False
+        try:
+            claimed = claims.claim_deliveries(endpoint.key, endpoint.capacity(self.free, self.free_for_failing))
+        except JobTimeoutException:
+            raise
+        except Exception:  # a failure of one endpoint must not delay the others
+            log.exception("webhook_claim_failed", endpoint_id=str(endpoint.key[1]))
+            endpoint.paused_until = time.monotonic() + _BACKOFF_SECONDS
+            return 0
+        if not claimed.deliveries:
+            endpoint.paused_until = time.monotonic() + _POLL_SECONDS
+        endpoint.hold(claimed, now + MAX_HELD_SHARE * setting("LEASE_SECONDS"))
+        self.send_held(endpoint)
+        return len(claimed.deliveries)
+
+    def send_held(self, endpoint: _Endpoint) -> None:
+        """Start threads for held deliveries; each sends one after the other until it may take no more."""
+        while self.free > 0 and (delivery := endpoint.take_next()):
+            with self._busy_lock:
+                self._busy += 1
+            self.pool.submit(self._send_all, endpoint, delivery)
+
+    def settle(self, seconds: float) -> None:
+        """Wait some time for results, record those that are due, and give back what cannot be sent."""
+        self.changed.wait(seconds)
+        self.changed.clear()
+        now = time.monotonic()
+        is_late = now >= self._gathered_at + _GATHER_SECONDS
+        if is_late:
+            self._gathered_at = now
+        for endpoint in list(self.endpoints.values()):
+            _record(endpoint, endpoint.take_results(is_late=is_late))
+            if endpoint.is_stuck:
+                _give_back(endpoint)
+            self.send_held(endpoint)
+
+    def finish(self) -> None:
+        """Give back what is held, wait for the requests under way, and record their results."""
+        for endpoint in self.endpoints.values():
+            _give_back(endpoint)
+        while not self.is_idle:
+            self.settle(_SCAN_SECONDS)
+
+    def _send_all(self, endpoint: _Endpoint, first: ClaimedDelivery) -> None:
+        delivery: ClaimedDelivery | None = first
+        while delivery:
+            delivery = endpoint.finish(self._send(delivery))
+        with self._busy_lock:
+            self._busy -= 1
+
+    def _send(self, delivery: ClaimedDelivery) -> AttemptResult:
+        try:
+            return attempts.send(delivery, self.allowed_networks)
+        except Exception as error:
+            log.exception("webhook_send_failed", delivery_id=str(delivery.id))
+            return AttemptResult(delivery, AttemptOutcome.CONNECTION, error=type(error).__name__)
 
 
 def run_dispatch(*, at_most_seconds: float | None = None) -> None:
-    """Send due deliveries until two scans find none or the time is up, then wait for those in flight.
+    """Send due deliveries until two scans find none or the time is up, then wait for those under way.
 
     at_most_seconds: DRAIN_SECONDS when absent; the scheduler gives less
     """
@@ -312,8 +258,7 @@ def run_dispatch(*, at_most_seconds: float | None = None) -> None:
         try:
             is_drained = _run_rounds(dispatcher, deadline)
         finally:
-            while dispatcher.in_flight:
-                _flush_results(dispatcher)
+            dispatcher.finish()
             counters.flush_counters()
     if not is_drained:
         queue.wake_workers(DRAIN_JOB, is_forced=True)
@@ -325,18 +270,15 @@ def _run_rounds(dispatcher: _Dispatcher, deadline: float) -> bool:
     while empty_scans < 2:
         if queue.is_stopping() or time.monotonic() >= deadline:
             return False
-        scan = list_due_endpoints()
-        now = time.monotonic()
-        owners = [owner for owner in scan.owners if dispatcher.paused_until.get(owner, 0.0) <= now]
-        claimed_count = sum(_start_safely(dispatcher, owner) for owner in random.sample(owners, len(owners)))
-        if dispatcher.in_flight:
-            _flush_results(dispatcher)
+        scan = claims.list_due_endpoints()
+        due = {dispatcher.find(key) for key in scan.owners}
         is_next_soon = scan.next_seconds is not None and scan.next_seconds <= deadline - time.monotonic()
-        if claimed_count or dispatcher.in_flight or scan.owners:
+        claimed_count = sum(dispatcher.claim(endpoint) for endpoint in random.sample(list(due), len(due)))
+        if not dispatcher.is_idle:
             empty_scans = 0
-            if not claimed_count:
-                time.sleep(0 if dispatcher.in_flight else _POLL_SECONDS)
-        elif is_next_soon:
+            _send_until_next_scan(dispatcher)
+        elif due or claimed_count or is_next_soon:
+            empty_scans = 0
             time.sleep(_POLL_SECONDS)
         else:
             empty_scans += 1
@@ -344,83 +286,34 @@ def _run_rounds(dispatcher: _Dispatcher, deadline: float) -> bool:
     return True
 
 
-def _start_safely(dispatcher: _Dispatcher, owner: Owner) -> int:
-    """Claim deliveries of an endpoint and hand them to the threads; returns how many."""
-    limit = min(dispatcher.free, MAX_PARALLEL_PER_ENDPOINT)
-    if limit <= 0:
-        return 0
+def _send_until_next_scan(dispatcher: _Dispatcher) -> None:
+    """Record results, and claim more of the endpoints that have more, until it is time to look for others."""
+    scan_at = time.monotonic() + _SCAN_SECONDS
+    while not dispatcher.is_idle and (seconds := scan_at - time.monotonic()) > 0:
+        dispatcher.settle(seconds)
+        for endpoint in list(dispatcher.endpoints.values()):
+            if endpoint.has_more and not queue.is_stopping():
+                dispatcher.claim(endpoint)
+
+
+def _record(endpoint: _Endpoint, results: list[AttemptResult]) -> None:
+    for result in results:
+        counters.increment("webhook_attempts_total", result.outcome.value)
     try:
-        claimed = claim_deliveries(owner, limit, dispatcher.free_for_slow)
+        if results:
+            claims.record_results(endpoint.key, results)
     except JobTimeoutException:
         raise
-    except Exception:  # a failure of one endpoint must not delay the others
-        log.exception("webhook_claim_failed", endpoint_id=str(owner[1]))
-        dispatcher.paused_until[owner] = time.monotonic() + _BACKOFF_SECONDS
-        return 0
-    if not claimed:
-        dispatcher.paused_until[owner] = time.monotonic() + _POLL_SECONDS
-    for delivery in claimed:
-        dispatcher.in_flight[dispatcher.pool.submit(_send, delivery, dispatcher.allowed_networks)] = delivery
-    return len(claimed)
+    except Exception:  # the leases expire, and the deliveries are due again
+        log.exception("webhook_record_failed", endpoint_id=str(endpoint.key[1]))
 
 
-def _send(delivery: ClaimedDelivery, allowed_networks: tuple[str, ...]) -> AttemptResult:
-    if delivery.interruptions >= DELIVERIES.max_interruptions:
-        return AttemptResult(delivery, AttemptOutcome.INTERRUPTED, error="poisoned")
-    sent_at = int(time.time())
-    headers = {
-        "content-type": "application/json",
-        "user-agent": "saas-api-webhooks/1",
-        **payload.signature_headers(delivery.secrets, delivery.webhook_id, sent_at, delivery.body),
-    }
-    started = time.monotonic()
+def _give_back(endpoint: _Endpoint) -> None:
+    held = endpoint.take_held()
     try:
-        response = client.post_once(
-            delivery.url,
-            delivery.body,
-            headers,
-            deadline=DEADLINE_SECONDS,
-            connect=CONNECT_SECONDS,
-            max_response=RESPONSE_EXCERPT_BYTES,
-            allowed=allowed_networks,
-        )
-    except AddressNotAllowed as error:
-        return AttemptResult(delivery, AttemptOutcome.BLOCKED, _elapsed_ms(started), error=str(error))
-    except DeadlineExceeded as error:
-        return AttemptResult(delivery, AttemptOutcome.TIMEOUT, _elapsed_ms(started), error=str(error))
-    except ConnectionFailed as error:
-        return AttemptResult(delivery, AttemptOutcome.CONNECTION, _elapsed_ms(started), error=str(error))
-    fault_point("webhook.after_response")
-    outcome = AttemptOutcome.OK if 200 <= response.status < 300 else AttemptOutcome.HTTP_ERROR
-    response_headers = {name.lower(): value for name, value in response.headers.items()}
-    retry_after = retries.parse_retry_after(response_headers.get("retry-after"), time.time())
-    return AttemptResult(delivery, outcome, _elapsed_ms(started), response.status, response.body, retry_after)
-
-
-def _elapsed_ms(started: float) -> int:
-    return round(1000 * (time.monotonic() - started))
-
-
-def _flush_results(dispatcher: _Dispatcher) -> None:
-    """Wait a moment for results, and record those that are there."""
-    wait(dispatcher.in_flight, timeout=_FLUSH_SECONDS, return_when=FIRST_COMPLETED)
-    finished = [future for future in dispatcher.in_flight if future.done()][:RESULT_BATCH_SIZE]
-    results_by_token: dict[UUID, list[AttemptResult]] = {}
-    for future in finished:
-        delivery = dispatcher.in_flight.pop(future)
-        dispatcher.paused_until.pop(delivery.owner, None)
-        try:
-            result = future.result()
-        except Exception as error:
-            log.exception("webhook_send_failed", delivery_id=str(delivery.id))
-            result = AttemptResult(delivery, AttemptOutcome.CONNECTION, error=type(error).__name__)
-        results_by_token.setdefault(delivery.claim.token, []).append(result)
-        counters.increment("webhook_attempts_total", result.outcome.value)
-    for results in results_by_token.values():
-        owner, claim = results[0].delivery.owner, results[0].delivery.claim
-        try:
-            record_results(owner, claim, results)
-        except JobTimeoutException:
-            raise
-        except Exception:  # the leases expire, and the deliveries are due again
-            log.exception("webhook_record_failed", endpoint_id=str(owner[1]))
+        if held:
+            claims.give_back_deliveries(endpoint.key, held)
+    except JobTimeoutException:
+        raise
+    except Exception:  # as above
+        log.exception("webhook_give_back_failed", endpoint_id=str(endpoint.key[1]))

@@ -2,11 +2,11 @@
 
 from saas_api.core.jobs import schedule
 from saas_api.core.jobs.schedule import DAY, HOUR, MINUTE, scheduled
-from saas_api.webhooks import dispatch, endpoints, events
+from saas_api.webhooks import claims, dispatch, endpoints, events
 from saas_api.webhooks.events import DRAIN_JOB
 
 
-@schedule.drain(DRAIN_JOB, queue="webhooks", due=dispatch.list_due_endpoints)
+@schedule.drain(DRAIN_JOB, queue="webhooks", due=claims.list_due_endpoints)
 def drain(*, at_most_seconds: float | None = None) -> None:
     dispatch.run_dispatch(at_most_seconds=at_most_seconds)
 

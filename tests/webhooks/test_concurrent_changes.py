@@ -14,8 +14,9 @@ from saas_api.accounts import organizations
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.core.jobs import outbox
-from saas_api.webhooks import dispatch, events, jobs
-from saas_api.webhooks.dispatch import AttemptResult
+from saas_api.webhooks import claims, events, jobs
+from saas_api.webhooks.attempts import AttemptResult
+from saas_api.webhooks.claims import Capacity
 from saas_api.webhooks.events import EventSubject
 from saas_api.webhooks.models import AttemptOutcome
 from tests.support.webhooks import WebhookOrganization, read_endpoint
@@ -60,13 +61,15 @@ def test_two_endpoints_are_disabled_as_gone_concurrently(
 
     monkeypatch.setattr(events, "publish", publish_slowly)
     with app.app_context():
-        claimed = [dispatch.claim_deliveries((acme.id, id_of(endpoint)), 1, 1)[0] for endpoint in endpoints]
+        claimed = [
+            claims.claim_deliveries((acme.id, id_of(endpoint)), Capacity(1, 1)).deliveries[0] for endpoint in endpoints
+        ]
 
     def record(index: int) -> int:
         delivery = claimed[index]
         with app.app_context():
-            return dispatch.record_results(
-                delivery.owner, delivery.claim, [AttemptResult(delivery, AttemptOutcome.HTTP_ERROR, 1, 410)]
+            return claims.record_results(
+                delivery.endpoint, [AttemptResult(delivery, AttemptOutcome.HTTP_ERROR, 1, 410)]
             )
 
     with ThreadPoolExecutor(2) as pool:
@@ -103,7 +106,7 @@ def test_every_due_endpoint_is_scanned_although_others_stay_due(
     acme.publish_event()
     acme.execute("UPDATE webhook_deliveries SET next_at = next_at - random() * interval '1 min'")
     with app.app_context():
-        assert {endpoint for _ in range(50) for _, endpoint in dispatch.list_due_endpoints().owners} == endpoint_ids
+        assert {endpoint for _ in range(50) for _, endpoint in claims.list_due_endpoints().owners} == endpoint_ids
 
 
 def test_query_of_an_endpoint_url_is_in_no_event_and_no_mail(app: Flask, acme: WebhookOrganization) -> None:

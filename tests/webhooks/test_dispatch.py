@@ -13,8 +13,9 @@ from standardwebhooks import Webhook
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.core.jobs import queue
-from saas_api.webhooks import dispatch, jobs, retries
-from saas_api.webhooks.dispatch import AttemptResult
+from saas_api.webhooks import claims, jobs, retries
+from saas_api.webhooks.attempts import AttemptResult
+from saas_api.webhooks.claims import Capacity
 from saas_api.webhooks.events import DRAIN_JOB
 from saas_api.webhooks.models import AttemptOutcome
 from tests.support.accounts import join, make_key
@@ -159,7 +160,7 @@ def test_delivery_of_a_killed_worker_is_sent_again(app: Flask, acme: WebhookOrga
         created = acme.create_endpoint(receiver.url)
         acme.publish_event()
         with app.app_context():
-            assert len(dispatch.claim_deliveries((acme.id, endpoint_id(created)), 10, 10)) == 1
+            assert len(claims.claim_deliveries((acme.id, endpoint_id(created)), Capacity(10, 10)).deliveries) == 1
         make_due(acme)
         deliver(app)
     assert len(receiver.received) == 1
@@ -176,11 +177,11 @@ def test_result_with_a_lost_lease_is_not_recorded(app: Flask, acme: WebhookOrgan
         created = acme.create_endpoint(receiver.url)
         acme.publish_event()
         with app.app_context():
-            delivery = dispatch.claim_deliveries((acme.id, endpoint_id(created)), 10, 10)[0]
+            delivery = claims.claim_deliveries((acme.id, endpoint_id(created)), Capacity(10, 10)).deliveries[0]
             make_due(acme)
             deliver(app)
             result = AttemptResult(delivery, AttemptOutcome.TIMEOUT)
-            assert dispatch.record_results(delivery.owner, delivery.claim, [result]) == 1
+            assert claims.record_results(delivery.endpoint, [result]) == 1
     assert acme.rows(DELIVERIES) == [("delivered", 2, None, 204)]
 
 
@@ -190,7 +191,7 @@ def test_delivery_that_kills_its_worker_fails_as_poisoned(app: Flask, acme: Webh
         acme.publish_event()
         for _ in range(12):
             with app.app_context():
-                dispatch.claim_deliveries((acme.id, endpoint_id(created)), 10, 10)
+                claims.claim_deliveries((acme.id, endpoint_id(created)), Capacity(10, 10))
             make_due(acme)
         deliver(app)
     assert receiver.received == []

@@ -151,12 +151,18 @@ def record(session: Session, claim: Claim, results: Sequence[RowResult]) -> Sequ
 
     returns: `Claimable.recorded` of the rows that were written; the others have lost their lease
     """
-    return _write_results(session, claim, results, attempts=1)
+    return record_together(session, [(claim, result) for result in results])
+
+
+def record_together(session: Session, results: Sequence[tuple[Claim, RowResult]]) -> Sequence[Any]:
+    """Write results of several claims of one owner in one statement; returns as `record` does."""
+    return _write_results(session, results, is_attempt=True)
 
 
 def give_back(session: Session, claim: Claim, row_ids: Sequence[UUID]) -> Sequence[Any]:
     """Make claimed rows due now without counting an attempt, because none was made; returns as `record` does."""
-    return _write_results(session, claim, [RowResult.retry(row_id, timedelta(0)) for row_id in row_ids], attempts=0)
+    results = [(claim, RowResult.retry(row_id, timedelta(0))) for row_id in row_ids]
+    return _write_results(session, results, is_attempt=False)
 
 
 def drain_queue(
@@ -181,21 +187,22 @@ def drain_queue(
         queue.wake_workers(job, is_forced=True)
 
 
-def _write_results(session: Session, claim: Claim, results: Sequence[RowResult], *, attempts: int) -> Sequence[Any]:
+def _write_results(session: Session, results: Sequence[tuple[Claim, RowResult]], *, is_attempt: bool) -> Sequence[Any]:
     if not results:
         return []
-    claimable = claim.claimable
+    first, _ = results[0]
+    claimable, written = first.claimable, [result for _, result in results]
     values = {
-        **_owner_parameters(claim.owner),
-        "token": claim.token,
-        "attempts": 0 if claimable.is_counted_at_claim else attempts,
-        "ids": types.uuid_array([result.id for result in results]),
-        "statuses": [result.status for result in results],
-        "error_codes": [result.error_code for result in results],
-        "delays": [result.delay for result in results],
-        **{f"v_{name}": [result.values.get(name) for result in results] for name in claimable.result_columns},
+        **_owner_parameters(first.owner),
+        "attempts": int(is_attempt) - int(claimable.is_counted_at_claim),
+        "tokens": types.uuid_array([claim.token for claim, _ in results]),
+        "ids": types.uuid_array([result.id for result in written]),
+        "statuses": [result.status for result in written],
+        "error_codes": [result.error_code for result in written],
+        "delays": [result.delay for result in written],
+        **{f"v_{name}": [result.values.get(name) for result in written] for name in claimable.result_columns},
     }
-    rows = session.execute(_record_statement(claimable, _is_null(claim.owner)), values).all()
+    rows = session.execute(_record_statement(claimable, _is_null(first.owner)), values).all()
     lost = len(results) - len(rows)
     if lost:
         counters.increment("lease_lost_total", claimable.name, lost)
@@ -304,8 +311,8 @@ UPDATE {claimable.table} r SET status = v.status, attempts = r.attempts + :attem
   error_code = CASE WHEN v.status = 'queued' THEN coalesce(v.error_code, r.error_code) ELSE v.error_code END,
   next_at = CASE WHEN v.status = 'queued' THEN now() + v.delay END,
   finished_at = CASE WHEN v.status <> 'queued' THEN now() END{assignments}
-FROM unnest(CAST(:ids AS uuid[]), CAST(:statuses AS text[]), CAST(:error_codes AS text[]),
-  CAST(:delays AS interval[]){arrays}) AS v ({", ".join(("id", "status", "error_code", "delay", *columns))})
-WHERE {_owner_condition(claimable, is_null)} AND r.id = v.id AND r.lease_token = :token
+FROM unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[]), CAST(:statuses AS text[]), CAST(:error_codes AS text[]),
+  CAST(:delays AS interval[]){arrays}) AS v ({", ".join(("id", "token", "status", "error_code", "delay", *columns))})
+WHERE {_owner_condition(claimable, is_null)} AND r.id = v.id AND r.lease_token = v.token
 RETURNING {claimable.recorded}
 """)

@@ -1,8 +1,8 @@
 """HTTP POST to a vetted address, with a pool of idle connections and a wall-clock deadline for everything."""
 
-import heapq
 import http.client
 import itertools
+import math
 import socket
 import ssl
 import threading
@@ -14,7 +14,9 @@ from typing import Any
 from saas_api.core.net import vetting
 from saas_api.core.net.vetting import ConnectionFailed, VettedUrl
 
-IDLE_CONNECTIONS, IDLE_SECONDS = 4, 30.0
+IDLE_CONNECTIONS, IDLE_CONNECTIONS_TO_ALL, IDLE_SECONDS = 50, 256, 30.0
+"""Idle connections to one target, as many as requests that it may receive at the same time, and to all targets."""
+_DEFAULT_PORTS = {"https": 443, "http": 80}
 _TIMEOUT_MESSAGE = "No answer in time."
 
 
@@ -73,32 +75,38 @@ def post_once(
     return exchange.response
 
 
-class _Connection(http.client.HTTPConnection):
+class _Connection:
     """A connection to one of the vetted addresses of a host, with the host's name in TLS and in the Host header."""
 
     def __init__(self, target: VettedUrl, connect: float, ends_at: float) -> None:
-        super().__init__(target.host, target.port, timeout=connect)
         self.target = target
+        self.connect_seconds = connect
         self.ends_at = ends_at
         self.created_at = time.monotonic()
-        self.default_port = 443 if target.scheme == "https" else 80
+        self.sock: Any = None
 
     def connect(self) -> None:
         """Connect to the first address that accepts, within the connection timeout."""
         last_error: OSError | None = None
-        connect_until = time.monotonic() + float(self.timeout or 0)
+        connect_until = time.monotonic() + self.connect_seconds
         for address in self.target.addresses:
             seconds = min(connect_until, self.ends_at) - time.monotonic()
             if seconds <= 0:
                 break
             try:
-                self.sock = _connect(address, self.port, seconds)
+                self.sock = _connect(address, self.target.port, seconds)
             except OSError as error:
                 last_error = error
             else:
                 self._start_tls()
                 return
         raise last_error or TimeoutError
+
+    def close(self) -> None:
+        """Close the connection, unless it is closed."""
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
 
     def _start_tls(self) -> None:
         if self.target.scheme != "https":
@@ -138,8 +146,10 @@ def _send_request(
             connection.connect()
         with _watcher.watch(connection.sock, ends_at):
             connection.sock.settimeout(max(0.001, ends_at - time.monotonic()))
-            connection.request("POST", target.path, body, dict(headers))
-            response = connection.getresponse()
+            connection.sock.sendall(_request(target, body, headers))
+            answer = http.client.HTTPResponse(connection.sock, method="POST")
+            answer.begin()
+            response = answer
             excerpt = response.read(max_bytes)
     except (OSError, http.client.HTTPException, ValueError) as error:
         connection.close()
@@ -155,6 +165,20 @@ def _send_request(
     if not is_reusable:
         connection.close()
     return _Exchange(HttpResponse(response.status, dict(response.headers.items()), excerpt), is_reusable)
+
+
+def _request(target: VettedUrl, body: bytes, headers: Mapping[str, str]) -> bytes:
+    """A whole request, which leaves in one packet when it is small.
+
+    raises: ValueError for a header with a line break
+    """
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    port = "" if target.port == _DEFAULT_PORTS[target.scheme] else f":{target.port}"
+    fields = {"Host": host + port, "Accept-Encoding": "identity", "Content-Length": str(len(body)), **headers}
+    lines = [f"{name}: {value}" for name, value in fields.items()]
+    if not all(line.isprintable() for line in lines):
+        raise ValueError("A header has characters that end it.")
+    return "\r\n".join([f"POST {target.path} HTTP/1.1", *lines, "", ""]).encode("latin-1") + body
 
 
 def _error_text(error: Exception) -> str:
@@ -189,10 +213,13 @@ class _IdlePool:
         with self.lock:
             self._close_expired()
             idle = self.connections.setdefault(key, [])
-            if len(idle) < IDLE_CONNECTIONS:
+            if len(idle) < IDLE_CONNECTIONS and self._count() < IDLE_CONNECTIONS_TO_ALL:
                 idle.append(connection)
                 return
         connection.close()
+
+    def _count(self) -> int:
+        return sum(map(len, self.connections.values()))
 
     def _close_expired(self) -> None:
         """Close expired connections, at most once in IDLE_SECONDS, because there may be many targets."""
@@ -220,8 +247,8 @@ class DeadlineWatcher:
     """A thread that shuts sockets down at their deadlines, which no timeout of a single read can do."""
 
     def __init__(self) -> None:
-        self._due: list[tuple[float, int, Any]] = []
-        self._done: set[int] = set()
+        self._watched: dict[int, tuple[float, socket.socket]] = {}
+        self._wakes_at = math.inf
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -230,33 +257,34 @@ class DeadlineWatcher:
         """Shut a socket down at a deadline, unless the `with` block has ended before."""
         with self._changed:
             number = next(self._numbers)
-            heapq.heappush(self._due, (ends_at, number, watched))
+            self._watched[number] = ends_at, watched
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            if ends_at < self._wakes_at:  # deadlines rise, so hardly a request wakes the thread
+                self._changed.notify()
         return _WatchedSocket(self, number)
 
     def unwatch(self, number: int) -> None:
         """Forget a socket."""
         with self._changed:
-            self._done.add(number)
+            self._watched.pop(number, None)
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                while not self._due:
-                    self._changed.wait()
-                ends_at, number, watched = self._due[0]
-                seconds = ends_at - time.monotonic()
-                if seconds > 0 and number not in self._done:
-                    self._changed.wait(seconds)
-                    continue
-                heapq.heappop(self._due)
-                if number in self._done:
-                    self._done.discard(number)
-                    continue
-            _shut_down(watched)
+            for watched in self._wait():
+                _shut_down(watched)
+
+    def _wait(self) -> list[socket.socket]:
+        """Sockets whose deadline has passed, or none after a wait until the next one."""
+        with self._changed:
+            now = time.monotonic()
+            late = [number for number, (ends_at, _) in self._watched.items() if ends_at <= now]
+            if late:
+                return [self._watched.pop(number)[1] for number in late]
+            self._wakes_at = min((ends_at for ends_at, _ in self._watched.values()), default=math.inf)
+            self._changed.wait(None if math.isinf(self._wakes_at) else self._wakes_at - now)
+            return []
 
 
 @dataclass

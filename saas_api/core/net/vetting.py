@@ -1,5 +1,6 @@
 """Checks of the URLs that users name: no private or reserved address, and only the checked addresses are used."""
 
+import functools
 import ipaddress
 import os
 import re
@@ -143,6 +144,7 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
+@functools.lru_cache(maxsize=1024)
 def parse_url(url: str) -> VettedUrl:
     """Split a URL into its parts.
 

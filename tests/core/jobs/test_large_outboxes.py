@@ -16,8 +16,8 @@ from saas_api.core.jobs.outbox import Claimable, RowResult
 from saas_api.mail.dispatch import MAILS
 from saas_api.messages.dispatch import MESSAGES
 from saas_api.payments.provider_events import INBOX
-from saas_api.webhooks import dispatch
-from saas_api.webhooks.dispatch import DELIVERIES
+from saas_api.webhooks import claims
+from saas_api.webhooks.claims import DELIVERIES, Capacity
 from tests.support.large_tables import insert_rows
 from tests.support.query_plans import collect_scans
 
@@ -125,5 +125,5 @@ def test_claim_does_not_read_deliveries_that_wait_for_a_retry(context: Flask, su
     with superuser, superuser.cursor() as cursor:
         cursor.execute(_ENDPOINT_WITH_DUE_DELIVERY)
     with collect_scans(context, "webhook_deliveries") as scans:
-        assert len(dispatch.claim_deliveries((ACME, ENDPOINT), LIMIT, LIMIT)) == 1
+        assert len(claims.claim_deliveries((ACME, ENDPOINT), Capacity(LIMIT, LIMIT)).deliveries) == 1
     assert sum(scan.rows_read for scan in scans) < 5 * LIMIT

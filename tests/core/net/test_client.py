@@ -6,6 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from saas_api.core.net import client, vetting
 from saas_api.core.net.client import DeadlineExceeded, HttpResponse
 from saas_api.core.net.vetting import AddressNotAllowed, ConnectionFailed
 from tests.support.certificates import create_certificate
+from tests.support.http_receiver import run_receiver, wait_until
 from tests.support.listeners import KeepAliveHandler, Listener
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -222,6 +224,27 @@ def test_idle_connection_is_reused_and_replaced_when_closed(
     opened[0].sock.shutdown(socket.SHUT_RDWR)
     assert send(url).status == 200
     assert len(opened) == 2
+
+
+def test_as_many_connections_stay_idle_as_were_used_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F10: four stayed, so a receiver of ten requests at a time saw a new connection for most of them."""
+    opened: list[client._Connection] = []
+    connect = client._Connection.connect
+
+    def count(connection: client._Connection) -> None:
+        opened.append(connection)
+        connect(connection)
+
+    monkeypatch.setattr(client._Connection, "connect", count)
+    with run_receiver(is_holding=True) as receiver, ThreadPoolExecutor(10) as pool:
+        headers = {"webhook-id": "evt_1"}
+        for _ in range(2):
+            sent = [pool.submit(client.post_once, receiver.url, b"{}", headers, allowed=LOOPBACK) for _ in range(10)]
+            wait_until(lambda: receiver.at_once == 10)
+            receiver.release()
+            assert [response.result().status for response in sent] == [204] * 10
+            receiver.released.clear()
+    assert len(opened) == 10
 
 
 def test_expired_idle_connection_is_vetted_again(
