@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0024"
-down_revision = "0020"
+down_revision = "0021"
 
 UP = """
 -- The attempt of a delivery that was claimed and never sent.
