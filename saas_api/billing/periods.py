@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select, text
@@ -25,6 +24,7 @@ from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD, MIN_PERIOD
 from saas_api.billing.rating.thresholds import AlertSubject
 from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
+from saas_api.core.db.prepared import Statement
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
@@ -132,7 +132,7 @@ def lock_periods_shared(session: Session, organization_id: UUID) -> None:
 _LOCK_SHARED = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%(period_lock)s, 1))"
 
 
-def shared_lock_statement(organization_id: UUID) -> tuple[str, dict[str, Any]]:
+def shared_lock_statement(organization_id: UUID) -> Statement:
     """The shared period lock as a statement for `engine.execute_batch`: no period is closed before the batch ends.
 
     It must precede the statement that looks a period up, so that its snapshot is taken after the wait for the lock.
@@ -144,14 +144,12 @@ _LOCK_ALL_SHARED = """SELECT count(pg_advisory_xact_lock_shared(hashtextextended
 FROM unnest(CAST(%(period_locks)s AS text[])) AS o"""
 
 
-def shared_locks_statement(organization_ids: Collection[UUID]) -> tuple[str, dict[str, Any]]:
+def shared_locks_statement(organization_ids: Collection[UUID]) -> Statement:
     """The shared period locks of several organizations, in the order of their ids, as `shared_lock_statement`."""
     return _LOCK_ALL_SHARED, {"period_locks": sorted(map(str, organization_ids))}
 
 
-def record_usage_statements(
-    organization_id: UUID, event: UsageRecord, *, is_late: bool = False
-) -> list[tuple[str, dict[str, Any]]]:
+def record_usage_statements(organization_id: UUID, event: UsageRecord, *, is_late: bool = False) -> list[Statement]:
     """The shared period lock and one ledger row, as statements for `engine.execute_batch`.
 
     is_late: usage of a closed period is paid for by the current period

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from saas_api.core import crypto
 from saas_api.core.access import Principal
 from saas_api.core.db import engine, tenancy
+from saas_api.core.db.prepared import Statement
 from saas_api.core.domain import Domain
 from saas_api.core.errors import BadRequest, Conflict, ValidationFailed
 
@@ -98,7 +99,7 @@ class IdempotentRequest:
     status: int
     render: Callable[[Any], bytes]
 
-    def statement(self, data: Any) -> tuple[str, dict[str, Any]]:
+    def statement(self, data: Any) -> Statement:
         """The statement of `engine.execute_batch` that stores the response; a used key violates KEY_CONSTRAINT.
 
         data: result of the view

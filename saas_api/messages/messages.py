@@ -18,6 +18,7 @@ from saas_api.core import clock, ids, money
 from saas_api.core.access import KeyMode, Principal
 from saas_api.core.db import pagination
 from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.db.prepared import Statement
 from saas_api.core.errors import Conflict, Forbidden, NotFound, ServiceUnavailable
 from saas_api.core.jobs import queue
 from saas_api.messages import content
@@ -26,7 +27,6 @@ from saas_api.messages.content import Channel
 from saas_api.messages.models import Message, MessageStatus
 from saas_api.metering.key_principals import KeyPrincipal
 from saas_api.metering.metered_endpoints import Batch
-from saas_api.metering.recording import Statement
 from saas_api.providers import selection
 from saas_api.usage import ledger
 from saas_api.usage.ledger import UsageRecord

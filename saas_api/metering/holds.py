@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from saas_api.core import clock, ids, money
 from saas_api.core.access import KeyMode
 from saas_api.core.db import engine, group_commit, tenancy
+from saas_api.core.db.prepared import Statement
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.faults import fault_point
@@ -216,7 +217,7 @@ VALUES (%(hold_org)s, %(hold_id)s, %(hold_mode)s, %(hold_source)s, %(hold_key)s,
 _STORED_BEFORE = ("holds_pkey", "holds_id_key", "holds_organization_id_source_idempotency_key_key")
 
 
-def _insert_statement(hold: Hold) -> tuple[str, dict[str, Any]]:
+def _insert_statement(hold: Hold) -> Statement:
     return _INSERT, {
         "hold_org": hold.organization_id,
         "hold_id": hold.id,

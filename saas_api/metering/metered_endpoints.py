@@ -13,12 +13,12 @@ from flask import g
 
 from saas_api.core import access, clock, ids
 from saas_api.core.db import engine
+from saas_api.core.db.prepared import Statement
 from saas_api.core.errors import ServiceUnavailable
 from saas_api.core.jobs import queue
 from saas_api.core.web.endpoint import Operation, ViewResult
 from saas_api.metering import holds, limits, recording
 from saas_api.metering.key_principals import KeyPrincipal
-from saas_api.metering.recording import Statement
 from saas_api.services import catalogue
 from saas_api.usage import meters, sources
 from saas_api.usage.ledger import MeteredUsage, UsageRecord

@@ -1,6 +1,6 @@
 """Recording of metered usage exactly once, together with what the call writes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +12,7 @@ from saas_api.billing import periods
 from saas_api.core import idempotency
 from saas_api.core.access import KeyMode
 from saas_api.core.db import engine, group_commit, tenancy
+from saas_api.core.db.prepared import Statement
 from saas_api.core.errors import ServiceUnavailable
 from saas_api.core.faults import fault_point
 from saas_api.core.idempotency import KEY_CONSTRAINT, IdempotentRequest
@@ -29,8 +30,6 @@ _DUPLICATES = (
     "test_usage_events_organization_id_source_idempotency_key_key",
 )
 _LOCK_LIMITS = text("SELECT pg_advisory_xact_lock(hashtextextended(:organization, 3))")
-
-Statement = tuple[str, Mapping[str, Any]]
 
 
 class UsageRecordedBefore(Exception):

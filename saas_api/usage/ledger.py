@@ -12,6 +12,7 @@ from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.orm import Session
 
 from saas_api.core import clock
+from saas_api.core.db.prepared import Statement
 
 REVERSAL_SOURCE = "reversal"
 """Source of reversals, whose idempotency key is the id of the event."""
@@ -160,9 +161,7 @@ VALUES (%(usage_org)s, %(usage_id)s, %(usage_source)s, %(usage_key)s, %(usage_me
   %(usage_api_key)s, CAST(%(usage_properties)s AS jsonb), %(usage_endpoint)s)"""
 
 
-def append_usage_statement(
-    organization_id: UUID, usage: UsageRecord, *, is_late: bool = False
-) -> tuple[str, dict[str, Any]]:
+def append_usage_statement(organization_id: UUID, usage: UsageRecord, *, is_late: bool = False) -> Statement:
     """SQL and parameters that append one ledger row, for `core.db.engine.execute_batch`.
 
     An earlier statement of the same batch must take the shared period lock. Without a period that is open at
@@ -175,7 +174,7 @@ def append_usage_statement(
     return f"{_APPEND}{period_id}, {late_for_period_id})", _row_values(organization_id, usage)
 
 
-def append_test_usage_statement(organization_id: UUID, usage: UsageRecord) -> tuple[str, dict[str, Any]]:
+def append_test_usage_statement(organization_id: UUID, usage: UsageRecord) -> Statement:
     """SQL and parameters that keep one call of a test key, for `core.db.engine.execute_batch`."""
     return _APPEND_TEST, _row_values(organization_id, usage)
 

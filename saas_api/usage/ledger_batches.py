@@ -3,10 +3,12 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, TypedDict
+from typing import TypedDict
 from uuid import UUID
 
 import orjson
+
+from saas_api.core.db.prepared import Statement
 
 
 class BatchedUsage(TypedDict):
@@ -100,7 +102,7 @@ def append_batch_statement(
     closed_ids: Collection[UUID],
     now: datetime,
     oldest: datetime,
-) -> tuple[str, dict[str, Any]]:
+) -> Statement:
     """SQL and parameters that append usage of many organizations, for `core.db.engine.execute_batch`.
 
     An earlier statement of the same batch must take the shared period locks. The period that contains a row's time

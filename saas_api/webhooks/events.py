@@ -13,6 +13,7 @@ from saas_api.core import clock, ids
 from saas_api.core.access import KeyMode
 from saas_api.core.db import pagination, tenancy, types
 from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.db.prepared import Statement
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.jobs import queue
 from saas_api.webhooks import event_types, payload
@@ -158,7 +159,7 @@ def publish_many(session: Session, organization_id: UUID, new_events: Sequence[N
         queue.enqueue(session, DRAIN_JOB)
 
 
-def publish_statement(organization_id: UUID, new_event: NewEvent) -> tuple[str, dict[str, Any]]:
+def publish_statement(organization_id: UUID, new_event: NewEvent) -> Statement:
     """Return the statement that publishes an event, for `engine.execute_batch`. The caller wakes DRAIN_JOB."""
     values = _values(organization_id, [new_event])
     return _PUBLISH_IN_BATCH, {f"published_{name}": value for name, value in values.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NewType
+from typing import NewType
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from saas_api.core import domain
 from saas_api.core.db import engine
 from saas_api.core.db.engine import BIND_SCOPE_SQL, ScopedSession, TransactionScope, db
+from saas_api.core.db.prepared import Statement
 from saas_api.core.settings import setting
 
 SystemSession = NewType("SystemSession", Session)
@@ -75,12 +76,12 @@ def allow_long_statements(session: Session) -> None:
     session.execute(sa.text("SET LOCAL statement_timeout = '10min'"))
 
 
-def tenant_scope_statement(organization_id: UUID) -> tuple[str, dict[str, Any]]:
+def tenant_scope_statement(organization_id: UUID) -> Statement:
     """Return the statement that binds a batch of `engine.execute_batch` to one organization."""
     return _BIND_SCOPE, {"bound_role": "saas_tenant", "bound_to": str(organization_id)}
 
 
-def system_scope_statement(purpose: str) -> tuple[str, dict[str, Any]]:
+def system_scope_statement(purpose: str) -> Statement:
     """Return the statement that lets a batch of `engine.execute_batch` see every organization.
 
     purpose: a system purpose that a domain has registered, used in one package
