@@ -8,11 +8,22 @@ from ipaddress import ip_network
 from typing import Any
 
 import structlog
-from flask import request
+from flask import Request, g, request
 
 from saas_api.core.observability import get_logger
 
 log = get_logger(__name__)
+
+
+def current_values() -> Any:
+    """The values of `g`, for code that reads many: each access to `g` itself searches for the current request."""
+    return g._get_current_object()  # noqa: SLF001 - werkzeug documents it, and names it so not to hide an attribute
+
+
+def current_request() -> Request:
+    """The current request, for code that reads much of it, as `current_values`."""
+    found: Request = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+    return found
 
 
 def client_ip() -> str:

@@ -18,7 +18,7 @@ from saas_api.accounts import passwords, sessions, throttles, tokens
 from saas_api.accounts.impersonation import IMPERSONATION_LIFETIME
 from saas_api.accounts.sessions import InvalidCredentials
 from saas_api.accounts.tokens import InvalidToken, RefreshClaims, RefreshTokenReused, TokenAudience, TokenExpired
-from saas_api.core import crypto
+from saas_api.core import crypto, request_context
 from saas_api.core.access import Access, Principal
 from saas_api.core.errors import BadRequest, NotFound, PayloadTooLarge, Unauthenticated
 from saas_api.core.ids import NIL_UUID
@@ -197,24 +197,26 @@ def _reauthenticate(user: Principal) -> Principal:
 
 def set_cookies(response: Response) -> Response:
     """Write the cookies that the view or the authentication of this request has changed."""
-    if "tokens" in g:
-        if g.tokens is None:
+    values = request_context.current_values()
+    if "tokens" in values:
+        if values.tokens is None:
             for name in (_cookie_name("ACCESS"), _cookie_name("REFRESH"), IMPERSONATION_COOKIE):
                 _delete(response, name)
             response.headers["Clear-Site-Data"] = '"cache"'
         else:
-            _set(response, _cookie_name("ACCESS"), g.tokens.token, _session_max_age())
-            _set(response, _cookie_name("REFRESH"), g.tokens.refresh_token, _session_max_age())
-    if "access_token" in g:
-        _set(response, _cookie_name("ACCESS"), g.access_token, _session_max_age())
-    if "impersonation_token" in g:
-        if g.impersonation_token is None:
+            _set(response, _cookie_name("ACCESS"), values.tokens.token, _session_max_age())
+            _set(response, _cookie_name("REFRESH"), values.tokens.refresh_token, _session_max_age())
+    if "access_token" in values:
+        _set(response, _cookie_name("ACCESS"), values.access_token, _session_max_age())
+    if "impersonation_token" in values:
+        if values.impersonation_token is None:
             _delete(response, IMPERSONATION_COOKIE)
         else:
-            _set(response, IMPERSONATION_COOKIE, g.impersonation_token, int(IMPERSONATION_LIFETIME.total_seconds()))
-    if "new_device_marks" in g:
-        _set(response, DEVICE_COOKIE, g.new_device_marks, _DEVICE_SECONDS)
-    for name, value in g.get("changed_preferences", {}).items():
+            seconds = int(IMPERSONATION_LIFETIME.total_seconds())
+            _set(response, IMPERSONATION_COOKIE, values.impersonation_token, seconds)
+    if "new_device_marks" in values:
+        _set(response, DEVICE_COOKIE, values.new_device_marks, _DEVICE_SECONDS)
+    for name, value in values.get("changed_preferences", {}).items():
         _set(response, name, value, _PREFERENCE_SECONDS)
     return response
 

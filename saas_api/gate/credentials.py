@@ -29,7 +29,7 @@ def read_credential(view_access: Access) -> tuple[str, str]:
     raises: BadRequest for two credentials, Unauthenticated, MissingApiKey, InvalidApiKey, TokenMalformed,
         InvalidServiceToken for a service token, which other endpoints take
     """
-    key, header = request.headers.get("X-API-Key"), request.headers.get("Authorization")
+    key, header = (request.environ.get(name) for name in ("HTTP_X_API_KEY", "HTTP_AUTHORIZATION"))
     if key and header:
         raise BadRequest("Send one credential: X-API-Key or Authorization.")
     if not key and not header:
@@ -54,7 +54,7 @@ def authenticate_service(view_access: Access) -> ServicePrincipal:
 
     raises: InvalidServiceToken
     """
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, token = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() != "bearer":
         raise InvalidServiceToken
     token, address = token.strip(), request_context.client_ip()

@@ -9,7 +9,7 @@ from saas_api.accounts import sessions, tokens
 from saas_api.accounts.tokens import TokenAudience
 from saas_api.api_keys import keys
 from saas_api.billing import periods
-from saas_api.core import clock, crypto
+from saas_api.core import clock, crypto, request_context
 from saas_api.core.access import Access, Principal
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ApiError, ServiceUnavailable
@@ -46,21 +46,23 @@ def authenticate() -> None:
 
     The arguments of a public view are parsed here too, because the keys of its rate limits read them.
     """
-    if not request.path.startswith("/api/"):
+    is_page = not request.path.startswith("/api/")
+    if is_page:
         browser_sessions.load_preferences()
     metadata = _find_view_metadata()
     if metadata is None:
         return
     view_access, operation = metadata
-    g.refusal = None
-    if not request.path.startswith("/api/"):
+    values = request_context.current_values()
+    values.refusal = None
+    if is_page:
         browser_sessions.authenticate_page(view_access)
-        if "principal" in g:
+        if "principal" in values:
             _authorize_and_parse(view_access, operation)
         return
     if view_access.is_for_services:
-        g.service_call_began_at = time.perf_counter()
-        g.service = credentials.authenticate_service(view_access)
+        values.service_call_began_at = time.perf_counter()
+        values.service = credentials.authenticate_service(view_access)
     if view_access.is_public or view_access.is_for_services:
         if operation is not None:
             _parse(operation)
@@ -70,46 +72,50 @@ def authenticate() -> None:
 
 def _authenticate_principal(view_access: Access, operation: Operation | None) -> None:
     """Authenticate the API key or user of a call of the API, and prepare the limits of a key."""
+    values = request_context.current_values()
     kind, credential = credentials.read_credential(view_access)
-    if kind == "key":
-        g.key_digests = crypto.keyed_digests(credential)
-        g.principal = credentials.load_key_principal(g.key_digests)
-    else:
-        g.principal = sessions.authenticate_token(credential, TokenAudience.API)
-        g.user_id = g.principal.id
+    if kind != "key":
+        values.principal = sessions.authenticate_token(credential, TokenAudience.API)
+        values.user_id = values.principal.id
+        _authorize_and_parse(view_access, operation)
+        return
+    values.key_digests = crypto.keyed_digests(credential)
+    values.principal = credentials.load_key_principal(values.key_digests)
     _authorize_and_parse(view_access, operation)
-    if kind == "key" and g.is_denied:
+    if values.is_denied:
         _confirm_denial(view_access, operation)
-    if kind == "key" and not g.is_denied:
-        g.gate_call = limits.build_limit_request(g.principal, 0, g.usage)
+    if not values.is_denied:
+        values.gate_call = limits.build_limit_request(values.principal, 0, values.usage)
 
 
 def enforce_limits() -> None:
     """Confirm the decision of the limits, raise the refusal of `authenticate`, and bind the organization."""
-    if "gate_call" in g:
+    values = request_context.current_values()
+    if "gate_call" in values:
         _confirm_decision()
-        keys.mark_used(g.principal.organization_id, g.principal.id)
-    if g.get("refusal"):
-        raise g.refusal
-    if "principal" in g and not _is_console_view():
-        _bind_organization(g.principal)
+        keys.mark_used(values.principal.organization_id, values.principal.id)
+    if values.get("refusal"):
+        raise values.refusal
+    if "principal" in values and not _is_console_view():
+        _bind_organization(values.principal)
 
 
 def finish_request(response: Response) -> Response:
     """Count a call of a service or a refused one of a key, return the quota of a failed one, add rate-limit headers."""
-    if "service" in g:
+    values = request_context.current_values()
+    if "service" in values:
         _count_service_call(response)
-    call: LimitRequest | None = g.get("gate_call")
+    call: LimitRequest | None = values.get("gate_call")
     decision = call.decision if call else None
     if (
         decision and decision.code == LimitCode.QUOTA_EXCEEDED
     ):  # a request that succeeded before the quota was used up is replayed
         response = endpoint.find_replay(_get_view_metadata()[1]) or response
-    if decision or ("key_digests" in g and g.get("is_denied")):
+    if decision or ("key_digests" in values and values.get("is_denied")):
         _count_refused(response)
     if call is None or decision is None:
         return response
-    if response.status_code >= 400 or g.get("is_replayed"):
+    if response.status_code >= 400 or values.get("is_replayed"):
         limiter.release_quota(call)
     if decision.windows:
         response.headers.extend(responses.rate_limit_headers(call, decision))
@@ -134,13 +140,14 @@ def _count_refused(response: Response) -> None:
 
 
 def _find_view_metadata() -> tuple[Access, Operation | None] | None:
-    if request.endpoint is None or request.method == "OPTIONS":
+    incoming = request_context.current_request()
+    if incoming.endpoint is None or incoming.method == "OPTIONS":
         return None
-    view = current_app.view_functions[request.endpoint]
+    view = current_app.view_functions[incoming.endpoint]
     view_access = getattr(view, "__access__", None)
     if view_access is None:
-        if request.path.startswith("/api/"):
-            raise RuntimeError(f"{request.endpoint} does not declare its access")
+        if incoming.path.startswith("/api/"):
+            raise RuntimeError(f"{incoming.endpoint} does not declare its access")
         return None
     return view_access, getattr(view, "__operation__", None)
 
@@ -158,12 +165,13 @@ def _is_console_view() -> bool:
 
 
 def _authorize_and_parse(view_access: Access, operation: Operation | None) -> None:
-    g.refusal, g.usage, g.is_denied = None, (), False
+    values = request_context.current_values()
+    values.refusal, values.usage, values.is_denied = None, (), False
     try:
-        authorization.authorize_caller(g.principal, view_access)
+        authorization.authorize_caller(values.principal, view_access)
     except ApiError as error:
-        g.refusal, g.is_denied = error, True
-    if operation is not None and not g.refusal:
+        values.refusal, values.is_denied = error, True
+    if operation is not None and not values.refusal:
         _parse(operation)
 
 
@@ -178,11 +186,12 @@ def _confirm_denial(view_access: Access, operation: Operation | None) -> None:
 
 
 def _parse(operation: Operation) -> None:
+    values = request_context.current_values()
     try:
-        g.arguments = operation.parse()
-        g.usage = operation.metering.expected_usage(g.arguments) if operation.metering else ()
+        values.arguments = operation.parse()
+        values.usage = operation.metering.expected_usage(values.arguments) if operation.metering else ()
     except ApiError as error:
-        g.refusal, g.usage = error, ()
+        values.refusal, values.usage = error, ()
 
 
 def _bind_organization(principal: Principal) -> None:
@@ -205,6 +214,8 @@ def _confirm_decision() -> None:
         _authorize_and_parse(*_get_view_metadata())
         return g.principal
 
-    g.gate_call, g.principal = limits.confirm_decision(g.gate_call, g.principal, g.usage, reload_principal)
-    if g.gate_call.decision.code.is_refusal:
-        raise limits.limit_exceeded_error(g.principal, g.gate_call)
+    values = request_context.current_values()
+    call, principal = limits.confirm_decision(values.gate_call, values.principal, values.usage, reload_principal)
+    values.gate_call, values.principal = call, principal
+    if call.decision is not None and call.decision.code.is_refusal:
+        raise limits.limit_exceeded_error(principal, call)

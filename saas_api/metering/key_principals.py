@@ -1,5 +1,6 @@
 """The cached principal of an API key, with what its organization may use."""
 
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -46,6 +47,13 @@ class KeyPrincipal(Principal):
     valid_until: datetime | None = None
     loaded_at: float = 0.0
     subscribed_types: frozenset[str] = frozenset()
+
+    @functools.cached_property
+    def limit_keys(self) -> Sequence[str]:
+        """Keys in Redis of the generation and of each window, the same for every call."""
+        tag, owners = f"{{{self.organization_id}}}", (self.mode, self.id)
+        windows = [f"{tag}:rl:{owner}:{ms}" for owner, (_, ms) in zip(owners, self.windows, strict=False)]
+        return [limiter.generation_key(self.organization_id), *windows]
 
     @property
     def age_seconds(self) -> float:

@@ -47,11 +47,10 @@ def build_limit_request(
     terms = principal.terms
     if terms is None:
         raise ServiceUnavailable
-    tag, windows = f"{{{principal.organization_id}}}", principal.windows
+    windows = principal.windows
     quota_counters = _build_counters(principal, usage, is_fresh=freshness > 0, is_final=is_final)
     keys = [
-        limiter.generation_key(principal.organization_id),
-        *(f"{tag}:rl:{owner}:{ms}" for owner, (_, ms) in zip((principal.mode, principal.id), windows, strict=False)),
+        *principal.limit_keys,
         *(counters.counter_key(principal.organization_id, terms.period_id, counter.name) for counter in quota_counters),
     ]
     expires_at = int(terms.period_ends_at.timestamp()) + QUOTA_TTL_SECONDS

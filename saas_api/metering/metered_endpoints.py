@@ -11,7 +11,7 @@ from uuid import UUID
 
 from flask import g
 
-from saas_api.core import access, clock, ids
+from saas_api.core import access, clock, ids, request_context
 from saas_api.core.db import engine
 from saas_api.core.db.prepared import Statement
 from saas_api.core.errors import ServiceUnavailable
@@ -68,15 +68,16 @@ class EndpointMetering:
 
     def expected_usage(self, arguments: Mapping[str, Any]) -> list[MeteredUsage]:
         """What a call uses; one unit where only the answer says it."""
-        g.call_usage = self._usage(arguments, None)
-        return [g.call_usage[0]]
+        call_usage = g.call_usage = self._usage(arguments, None)
+        return [call_usage[0]]
 
     def record(self, arguments: Mapping[str, Any], result: Any) -> Any:
         """Record the usage in the transaction of the view, or in one round trip where the view has none."""
         batch = result if isinstance(result, Batch) else Batch(result)
         data = batch.data.data if isinstance(batch.data, ViewResult) else batch.data
         used, unique_value = self._usage(arguments, data) if self._needs_answer else g.call_usage
-        event_id, principal = ids.new_id(), g.principal
+        values = request_context.current_values()
+        event_id, principal = ids.new_id(), values.principal
         event = UsageRecord(
             id=event_id,
             source=self.source,
@@ -90,9 +91,9 @@ class EndpointMetering:
             unique_value=unique_value,
         )
         self._write(principal, event, batch)
-        is_in_redis = g.gate_call.decision is not None and not g.gate_call.decision.is_local
-        if [used] != list(g.usage) and is_in_redis:
-            limits.adjust_counters(principal, g.usage, [used])
+        decision = values.gate_call.decision
+        if [used] != list(values.usage) and decision is not None and not decision.is_local:
+            limits.adjust_counters(principal, values.usage, [used])
         for job in batch.jobs:
             queue.wake_workers(job)
         return batch.data

@@ -2,11 +2,11 @@
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Request, Response, current_app, g, request
 from flask.json.provider import JSONProvider
 from flask.sessions import NullSession, SecureCookieSession, SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
@@ -69,6 +69,12 @@ _EXPOSED_HEADERS = (
     "X-Request-Id, Retry-After, RateLimit, RateLimit-Policy, X-RateLimit-Limit, X-RateLimit-Remaining, "
     "X-RateLimit-Reset, Idempotency-Replayed"
 )
+
+
+def _security_headers(app_url: str) -> Mapping[str, str]:
+    """Headers of every response."""
+    is_secure = app_url.startswith("https://")
+    return {**_SECURITY_HEADERS, "Strict-Transport-Security": "max-age=31536000"} if is_secure else _SECURITY_HEADERS
 
 
 def page_csp(connect_to: Sequence[str] = ()) -> str:
@@ -141,6 +147,7 @@ def init_app(app: Flask) -> None:
     templating.init_templates(app)
     app.before_request(_start_request)
     app.after_request(_add_response_headers)
+    app.extensions["security_headers"] = _security_headers(app.config["APP_URL"])
     app.register_error_handler(ApiError, error_pages.render_error)
     app.register_error_handler(IntegrityError, _handle_integrity_error)
     app.register_error_handler(OperationalError, _handle_database_unavailable)
@@ -161,7 +168,7 @@ def _new_request_id() -> str:
 
 
 def _start_request() -> None:
-    client_id = request.headers.get("X-Request-Id", "")
+    client_id = request.environ.get("HTTP_X_REQUEST_ID", "")
     is_chosen = _REQUEST_ID.fullmatch(client_id) is not None
     g.request_id = client_id if is_chosen else _new_request_id()
     ip = request_context.client_ip()
@@ -172,9 +179,7 @@ def _start_request() -> None:
 def _add_response_headers(response: Response) -> Response:
     headers = response.headers
     headers["X-Request-Id"] = g.get("request_id") or _new_request_id()
-    headers.extend(_SECURITY_HEADERS)
-    if setting("APP_URL").startswith("https://"):
-        headers["Strict-Transport-Security"] = "max-age=31536000"
+    headers.extend(current_app.extensions["security_headers"])
     headers.setdefault("Cache-Control", "no-store")
     if response.mimetype == "application/json":
         headers.setdefault("Content-Security-Policy", _JSON_CSP)
@@ -187,11 +192,14 @@ def _add_response_headers(response: Response) -> Response:
 
 
 def _allow_origin(response: Response) -> None:
-    response.vary.add("Origin")
-    origin = request.headers.get("Origin", "")
-    if origin not in setting("CORS_ORIGINS"):
-        return
     headers = response.headers
+    if "Vary" in headers:
+        response.vary.add("Origin")
+    else:
+        headers["Vary"] = "Origin"
+    origin = request.environ.get("HTTP_ORIGIN")
+    if origin is None or origin not in setting("CORS_ORIGINS"):
+        return
     headers["Access-Control-Allow-Origin"] = origin
     headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
     if request.method == "OPTIONS":

@@ -187,9 +187,10 @@ def find_replay(operation: Operation | None) -> Response | None:
 
 
 def _idempotent_request(operation: Operation) -> IdempotentRequest | None:
-    if request.method != "POST":
+    text = request.environ.get("HTTP_IDEMPOTENCY_KEY")
+    if text is None or request.method != "POST":
         return None
-    key = idempotency.parse_key(request.headers.get("Idempotency-Key"))
+    key = idempotency.parse_key(text)
     principal = g.get("principal")
     if key is None or principal is None or not operation.is_replayable:
         return None

@@ -59,8 +59,9 @@ def json_response(payload: Any, status: int, headers: Mapping[str, str] | None =
 
 def make_json_response(body: bytes, status: int, headers: Mapping[str, str] | None = None) -> Response:
     """A response whose body is JSON already."""
-    response = Response(body, status, mimetype="application/json")
-    response.headers.extend(headers or {})
+    response = Response(body, status, content_type="application/json")
+    if headers:
+        response.headers.extend(headers)
     return response
 
 
@@ -69,7 +70,7 @@ def require_plain_body(incoming: Request) -> None:
 
     raises: EncodedBody
     """
-    if incoming.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+    if incoming.environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() not in ("", "identity"):
         raise EncodedBody
 
 
@@ -80,9 +81,10 @@ def read_json(incoming: Request, *, has_long_text: bool = False) -> Any:
     raises: UnsupportedMediaType, EncodedBody, PayloadTooLarge over 64 KiB, BadRequest for other JSON or more than 32
         levels
     """
-    if not incoming.content_length and "Transfer-Encoding" not in incoming.headers:
+    environ = incoming.environ
+    if not incoming.content_length and "HTTP_TRANSFER_ENCODING" not in environ:
         return {}
-    if incoming.mimetype != "application/json":
+    if environ.get("CONTENT_TYPE") != "application/json" and incoming.mimetype != "application/json":
         raise UnsupportedMediaType
     raw = read_body(incoming, MAX_LONG_TEXT_BYTES if has_long_text else MAX_BODY_BYTES)
     if not raw:
