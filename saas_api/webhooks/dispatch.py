@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
@@ -273,7 +274,7 @@ def _run_rounds(dispatcher: _Dispatcher, deadline: float) -> bool:
         scan = claims.list_due_endpoints()
         due = {dispatcher.find(key) for key in scan.owners}
         is_next_soon = scan.next_seconds is not None and scan.next_seconds <= deadline - time.monotonic()
-        claimed_count = sum(dispatcher.claim(endpoint) for endpoint in random.sample(list(due), len(due)))
+        claimed_count = sum(dispatcher.claim(endpoint) for endpoint in _shuffle(due))
         if not dispatcher.is_idle:
             empty_scans = 0
             _send_until_next_scan(dispatcher)
@@ -291,9 +292,15 @@ def _send_until_next_scan(dispatcher: _Dispatcher) -> None:
     scan_at = time.monotonic() + _SCAN_SECONDS
     while not dispatcher.is_idle and (seconds := scan_at - time.monotonic()) > 0:
         dispatcher.settle(seconds)
-        for endpoint in list(dispatcher.endpoints.values()):
-            if endpoint.has_more and not queue.is_stopping():
+        for endpoint in _shuffle(endpoint for endpoint in dispatcher.endpoints.values() if endpoint.has_more):
+            if not queue.is_stopping():
                 dispatcher.claim(endpoint)
+
+
+def _shuffle(endpoints: Iterable[_Endpoint]) -> list[_Endpoint]:
+    """Endpoints in random order: the first ones must not take all threads each time."""
+    listed = list(endpoints)
+    return random.sample(listed, len(listed))
 
 
 def _record(endpoint: _Endpoint, results: list[AttemptResult]) -> None:
