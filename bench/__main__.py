@@ -5,10 +5,17 @@ from typing import Any
 
 import click
 
-from bench import events, month, pages, report, send, tables, verify
+from bench import events, month, pages, report, send, tables, verify, webhooks, worker
 
 Benchmark = Callable[[float, int], dict[str, Any]]
-BENCHMARKS: dict[str, Benchmark] = {"verify": verify.run, "events": events.run, "month": month.run, "pages": pages.run}
+BENCHMARKS: dict[str, Benchmark] = {
+    "verify": verify.run,
+    "events": events.run,
+    "month": month.run,
+    "pages": pages.run,
+    "worker": worker.run,
+    "webhooks": webhooks.run,
+}
 NAMES = ("send", *BENCHMARKS)
 CONNECTIONS = 16
 
