@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from saas_api.core.db import types
 from saas_api.usage.ledger import SEGMENTS_SQL
 
 Chain = Sequence[tuple[str, datetime]]
@@ -154,18 +155,24 @@ def period_quantities(
     return sorted([*sums, *exact_quantities(session, organization_id, period_id, exact_meters, chain)])
 
 
-def _in_batch(statement: str) -> str:
-    """A statement about one period for each of several, preceded by the id of the period."""
-    of_each = statement.replace(":organization_id", "paid.organization_id").replace(":period_id", "paid.period_id")
-    return f"""SELECT paid.period_id, usage.* FROM unnest(CAST(:organizations AS uuid[]), CAST(:periods AS uuid[]))
-      AS paid (organization_id, period_id) CROSS JOIN LATERAL ({of_each}) AS usage"""
-
-
-_BATCH_SUMS = text(_in_batch(_sums_sql("version_id, meter", "used", _PERIOD_SUMS.format(segments=SEGMENTS_SQL))))
-_PAYS_LATE_USAGE = text(
-    _in_batch("""SELECT WHERE EXISTS (SELECT FROM usage_events WHERE organization_id = :organization_id
-      AND billing_period_id = :period_id AND late_for_period_id IS NOT NULL)""")
-)
+# The periods are joined and not looked up one by one: where one organization has most of the events, PostgreSQL would
+# choose to read all of them for each of the others.
+_BATCH_PERIOD_SUMS = """SELECT paid.period_id, s.version_id, e.meter_code AS meter, {value} AS dimension_value,
+    sum(e.quantity) AS used
+  FROM paid
+  JOIN usage_events e ON e.organization_id = paid.organization_id AND e.billing_period_id = paid.period_id
+  JOIN segments s ON s.organization_id = e.organization_id
+    AND e.occurred_at >= s.starts_at AND e.occurred_at < s.ends_at {join}
+  WHERE e.late_for_period_id IS NULL AND {condition} GROUP BY 1, 2, 3, 4"""
+_BATCH_SUMS = text(f"""WITH paid AS (
+  SELECT * FROM unnest(CAST(:organizations AS uuid[]), CAST(:periods AS uuid[])) AS p (organization_id, period_id)),
+segments AS (SELECT organization_id, plan_version_id AS version_id, starts_at,
+    coalesce(lead(starts_at) OVER (PARTITION BY organization_id ORDER BY seq), 'infinity') AS ends_at
+  FROM subscription_segments WHERE organization_id = ANY (CAST(:organizations AS uuid[])))
+{_sums_sql("period_id, version_id, meter", "used", _BATCH_PERIOD_SUMS)}""")
+_PAYING_LATE_USAGE = text("""SELECT DISTINCT billing_period_id FROM usage_events
+WHERE organization_id = ANY (CAST(:organizations AS uuid[])) AND billing_period_id = ANY (CAST(:periods AS uuid[]))
+  AND late_for_period_id IS NOT NULL""")
 
 
 def period_quantities_in_batch(
@@ -192,11 +199,14 @@ def list_paying_late_usage(session: Session, periods: Sequence[tuple[UUID, UUID]
 
     periods: organization and id of each
     """
-    return set(session.scalars(_PAYS_LATE_USAGE, _batch_values(periods)))
+    return set(session.scalars(_PAYING_LATE_USAGE, _batch_values(periods)))
 
 
 def _batch_values(periods: Sequence[tuple[UUID, UUID]]) -> dict[str, Any]:
-    return {"organizations": [one for one, _ in periods], "periods": [period_id for _, period_id in periods]}
+    return {
+        "organizations": types.uuid_array([organization_id for organization_id, _ in periods]),
+        "periods": types.uuid_array([period_id for _, period_id in periods]),
+    }
 
 
 def exact_quantities(

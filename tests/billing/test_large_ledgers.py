@@ -62,3 +62,15 @@ def test_preview_reads_rollups_and_costs_what_the_invoice_costs(app: Flask, acme
     assert sum(scan.rows_read for scan in scans) < ROWS / 10
     close_april(acme)
     assert (preview.total_requests, preview.forecast.total_minor) == (ROWS, acme.invoices()[0].total_minor)
+
+
+def test_events_are_read_once_when_many_organizations_are_closed(app: Flask, acme: BillingOrganization) -> None:
+    """A neighbour with many events costs only its own time, and whether they are late is not read from them."""
+    others = [create_organization(f"Small{number}", plan="starter@1") for number in range(3)]
+    clock.freeze_time(day(1, 2, month=5))
+    periods.ensure_accounts(clock.now())
+    with collect_scans(app, "usage_events") as scans:
+        result = period_close.close_due(clock.now())
+    assert (result.failed, len(result.invoices)) == ([], 1 + len(others))
+    assert sum(scan.rows_read for scan in scans) == ROWS
+    assert {scan.timeout for scan in scans if scan.rows_read} == {"10min"}
