@@ -1,6 +1,6 @@
 """Webhook events of invoices, subscriptions, spend caps and usage alerts, and the mail of a new invoice."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -84,17 +84,19 @@ def publish_invoice_event(
     events.publish(session, invoice.organization_id, event_type, EventSubject(invoice.id, version), data)
 
 
-def publish_finalized(session: SystemSession, finalized: Iterable[tuple[Invoice, BillingPeriod]]) -> None:
+def publish_finalized(session: SystemSession, finalized: Sequence[tuple[Invoice, BillingPeriod]]) -> None:
     """Publish the events of new invoices that became final in this transaction."""
-    by_organization = {invoice.organization_id: (invoice, period) for invoice, period in finalized}
-    for organization_id in events.list_publishing(session, by_organization):
-        invoice, period = by_organization[organization_id]
+    publishing = events.list_publishing(session, [invoice.organization_id for invoice, _ in finalized])
+    published = []
+    for invoice, period in finalized:
+        if invoice.organization_id not in publishing:
+            continue
         types = ["invoice.finalized", *(["invoice.paid"] if invoice.status == InvoiceStatus.PAID else [])]
-        published = []
         for version, event_type in enumerate(types, start=_FIRST_VERSION):
             data = event_types.dump_data(event_type, _resource(invoice, period, version, 0, None))
-            published.append(NewEvent(event_type, EventSubject(invoice.id, version), data))
-        events.publish_many(session, organization_id, published)
+            new_event = NewEvent(event_type, EventSubject(invoice.id, version), data)
+            published.append((invoice.organization_id, new_event))
+    events.publish_for_many(session, published)
 
 
 def _resource(

@@ -119,8 +119,9 @@ _PUBLISH = f"""
 WITH e AS (
   INSERT INTO events (organization_id, id, type, payload, subject_id, subject_version, created_at)
   SELECT {{org}}, v.id, v.type, v.payload, v.subject_id, v.version, {{at}}
-    FROM unnest(CAST({{ids}} AS uuid[]), CAST({{types}} AS text[]), CAST({{payloads}} AS text[]),
-      CAST({{subjects}} AS uuid[]), CAST({{versions}} AS int[])) AS v (id, type, payload, subject_id, version)
+    FROM unnest({{owners}}CAST({{ids}} AS uuid[]), CAST({{types}} AS text[]), CAST({{payloads}} AS text[]),
+      CAST({{subjects}} AS uuid[]), CAST({{versions}} AS int[]))
+      AS v ({{owner_column}}id, type, payload, subject_id, version)
    WHERE {STORES_EVENTS_CLAUSE}
   ON CONFLICT (organization_id, type, subject_id, subject_version) DO NOTHING RETURNING organization_id, id, type),
 d AS (
@@ -131,11 +132,20 @@ d AS (
      FOR KEY SHARE OF w
   RETURNING 1)
 SELECT count(*) FROM d"""
-_NAMES = ("org", "at", "ids", "types", "payloads", "subjects", "versions")
+_NAMES = ("at", "ids", "types", "payloads", "subjects", "versions")
 _PUBLISH_IN_SESSION = sa.text(
-    _PUBLISH.format(is_subscribed=IS_SUBSCRIBED_CLAUSE, **{name: f":{name}" for name in _NAMES})
+    _PUBLISH.format(
+        org="v.owner",
+        owners="CAST(:owners AS uuid[]), ",
+        owner_column="owner, ",
+        is_subscribed=IS_SUBSCRIBED_CLAUSE,
+        **{name: f":{name}" for name in _NAMES},
+    )
 )
 _PUBLISH_IN_BATCH = _PUBLISH.format(
+    org="%(published_org)s",
+    owners="",
+    owner_column="",
     is_subscribed=_IS_SUBSCRIBED.format(explicit_only="%(published_explicit_only)s"),
     **{name: f"%(published_{name})s" for name in _NAMES},
 )
@@ -155,30 +165,37 @@ def publish(
 
 def publish_many(session: Session, organization_id: UUID, new_events: Sequence[NewEvent]) -> None:
     """Publish several events of one organization in one statement."""
-    if new_events and session.scalar(_PUBLISH_IN_SESSION, _values(organization_id, new_events)):
+    publish_for_many(session, [(organization_id, new_event) for new_event in new_events])
+
+
+def publish_for_many(session: Session, new_events: Sequence[tuple[UUID, NewEvent]]) -> None:
+    """Publish several events in one statement, each with its organization; the session sees all of these."""
+    if not new_events:
+        return
+    owners = types.uuid_array([organization_id for organization_id, _ in new_events])
+    if session.scalar(_PUBLISH_IN_SESSION, {"owners": owners, **_values(new_events)}):
         queue.enqueue(session, DRAIN_JOB)
 
 
 def publish_statement(organization_id: UUID, new_event: NewEvent) -> Statement:
     """Return the statement that publishes an event, for `engine.execute_batch`. The caller wakes DRAIN_JOB."""
-    values = _values(organization_id, [new_event])
+    values = {"org": organization_id, **_values([(organization_id, new_event)])}
     return _PUBLISH_IN_BATCH, {f"published_{name}": value for name, value in values.items()}
 
 
-def _values(organization_id: UUID, new_events: Sequence[NewEvent]) -> dict[str, Any]:
+def _values(new_events: Sequence[tuple[UUID, NewEvent]]) -> dict[str, Any]:
     now = clock.now()
     event_ids = ids.new_ids(len(new_events))
     return {
-        "org": organization_id,
         "at": now,
         "ids": types.uuid_array(event_ids),
-        "types": [event.event_type for event in new_events],
+        "types": [event.event_type for _, event in new_events],
         "payloads": [
             payload.build_payload(event_id, event.event_type, now, organization_id, event.data, mode=event.mode)
-            for event_id, event in zip(event_ids, new_events, strict=True)
+            for event_id, (organization_id, event) in zip(event_ids, new_events, strict=True)
         ],
-        "subjects": types.uuid_array([event.subject.id for event in new_events]),
-        "versions": [event.subject.version for event in new_events],
+        "subjects": types.uuid_array([event.subject.id for _, event in new_events]),
+        "versions": [event.subject.version for _, event in new_events],
         "explicit_only": event_types.explicit_only_names(),
     }
 
