@@ -11,6 +11,7 @@ from uuid import UUID
 
 import orjson
 from sqlalchemy import select, text
+from sqlalchemy.orm import attributes
 
 from saas_api.accounts import audit
 from saas_api.accounts.audit import SYSTEM_ACTOR
@@ -18,7 +19,7 @@ from saas_api.accounts.models import Organization
 from saas_api.billing import batch_bill_inputs, events, invoice_lifecycle, wallet
 from saas_api.billing.invoice_lifecycle import CALCULATION_ERRORS, FINALIZED_ACTION, INVOICE_SERIES
 from saas_api.billing.invoices import InvoiceWithPeriod
-from saas_api.billing.models import BillingPeriod, BillingProfile, Invoice
+from saas_api.billing.models import BillingPeriod, BillingProfile, Invoice, PeriodStatus
 from saas_api.billing.rating import bill
 from saas_api.billing.rating.bill import Bill
 from saas_api.core import ids
@@ -35,6 +36,7 @@ class _Draft:
     invoice: not in the session; its row is written from it
     """
 
+    period: BillingPeriod
     invoice: Invoice
     period_bill: Bill
     organization: Organization
@@ -78,6 +80,7 @@ def _calculate(session: SystemSession, organization_ids: Sequence[UUID]) -> list
     profiles_by_owner = {profile.organization_id: profile for profile in profiles}
     return [
         _Draft(
+            periods[owner],
             invoice_lifecycle.new_draft(periods[owner], bills[owner]),
             bills[owner],
             organizations[owner],
@@ -123,9 +126,11 @@ def _store_drafts(session: SystemSession, drafts: Sequence[_Draft]) -> None:
         _MARK_INVOICED,
         {
             "organizations": [draft.invoice.organization_id for draft in drafts],
-            "periods": [draft.invoice.billing_period_id for draft in drafts],
+            "periods": [draft.period.id for draft in drafts],
         },
     )
+    for draft in drafts:
+        attributes.set_committed_value(draft.period, "status", PeriodStatus.INVOICED)  # as it is stored now
 
 
 def _to_json(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -181,20 +186,16 @@ def _use_wallets(session: SystemSession, drafts: Sequence[_Draft]) -> dict[UUID,
 def _load(session: SystemSession, drafts: Sequence[_Draft]) -> dict[UUID, InvoiceWithPeriod]:
     """The stored invoices with their periods, by organization, in the order of the drafts."""
     statement = (
-        select(Invoice, BillingPeriod)
-        .join(
-            BillingPeriod,
-            (BillingPeriod.organization_id == Invoice.organization_id)
-            & (BillingPeriod.id == Invoice.billing_period_id),
-        )
+        select(Invoice)
         .where(Invoice.organization_id.in_([draft.invoice.organization_id for draft in drafts]))
         .where(Invoice.id.in_([draft.invoice.id for draft in drafts]))
         .execution_options(populate_existing=True)
     )
-    stored = {
-        invoice.organization_id: InvoiceWithPeriod(invoice, period) for invoice, period in session.execute(statement)
+    stored = {invoice.organization_id: invoice for invoice in session.scalars(statement)}
+    return {
+        draft.period.organization_id: InvoiceWithPeriod(stored[draft.period.organization_id], draft.period)
+        for draft in drafts
     }
-    return {draft.invoice.organization_id: stored[draft.invoice.organization_id] for draft in drafts}
 
 
 def _publish(session: SystemSession, drafts: Collection[_Draft], written: Mapping[UUID, InvoiceWithPeriod]) -> None:

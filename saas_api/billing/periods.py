@@ -1,11 +1,12 @@
 """Billing accounts and their chain of periods; usage is recorded under a shared lock of the periods."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import TextClause, select, text
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import organizations
@@ -38,6 +39,7 @@ log = get_logger(__name__)
 _FIRST_SPEND_ALERTS, _FIRST_QUANTITY_ALERTS = (50, 80, 100), (80, 100)
 """In percent of the spend cap, and of what the plan includes of a meter."""
 _PERIOD_LEAD_TIME = timedelta(days=3)
+_BATCH_SIZE = 50
 
 
 def find_earliest_open_period(session: Session, organization_id: UUID) -> BillingPeriod | None:
@@ -72,23 +74,63 @@ WHERE o.status <> 'closed' AND o.closed_at IS NULL
 def ensure_accounts(at: datetime, organization_id: UUID | None = None) -> None:
     """Create missing accounts, and each next period three days before it begins, in the organization's time zone.
 
-    Opens its own transactions; the failure of one organization does not stop the others.
+    Opens its own transactions, for next periods one for many organizations; the failure of one organization does not
+    stop the others.
 
     organization_id: None for all
     """
-    values = {"until": at + _PERIOD_LEAD_TIME, "at": at, "organization_id": organization_id}
-    with tenancy.system_session("billing.account") as session:
-        without_period = session.execute(_WITHOUT_PERIOD, values).scalars().all()
-        with_old_zone = session.execute(_WITH_OLD_ZONE, values).scalars().all()
-    for owner in with_old_zone:
+    until = at + _PERIOD_LEAD_TIME
+    values = {"until": until, "at": at, "organization_id": organization_id}
+    for owner in _list_organizations(_WITH_OLD_ZONE, values):
         _realign(owner, at)
+    without_period = _list_organizations(_WITHOUT_PERIOD, values)
+    if len(without_period) > 1:
+        for start in range(0, len(without_period), _BATCH_SIZE):
+            _append_in_batch(without_period[start : start + _BATCH_SIZE], until)
+        without_period = _list_organizations(_WITHOUT_PERIOD, values)  # without an account, or the batch failed
     for owner in without_period:
         try:
             with tenancy.tenant_session(owner) as session:
                 ensure_account(session, owner)
-                ensure_period(session, owner, at + _PERIOD_LEAD_TIME)
+                ensure_period(session, owner, until)
         except Exception:
             log.exception("billing_account_failed", organization_id=str(owner))
+
+
+def _list_organizations(statement: TextClause, values: Mapping[str, Any]) -> Sequence[UUID]:
+    with tenancy.system_session("billing.account") as session:
+        return session.scalars(statement, values).all()
+
+
+def _append_in_batch(organization_ids: Collection[UUID], at: datetime) -> None:
+    """As `ensure_period`, of several organizations; nothing for those without an account."""
+    try:
+        with tenancy.system_session("billing.account") as session:
+            session.connection().exec_driver_sql(*shared_locks_statement(organization_ids))
+            rows = session.execute(_LAST_PERIODS, {"organizations": list(organization_ids)}).all()
+            if missing := [values for row in rows for values in _missing_periods(row, at)]:
+                session.execute(_insert_periods().values(missing))
+    except Exception:
+        log.exception("billing_period_batch_failed", organizations=len(organization_ids))
+
+
+_LAST_PERIODS = text("""
+SELECT DISTINCT ON (p.organization_id) p.organization_id, p.subscription_id, p.seq, p.ends_at, s.anchor_day, o.timezone
+FROM billing_periods p
+JOIN subscriptions s ON s.organization_id = p.organization_id
+JOIN organizations o ON o.id = p.organization_id
+WHERE p.organization_id = ANY (:organizations) ORDER BY p.organization_id, p.seq DESC""")
+
+
+def _missing_periods(last: Any, at: datetime) -> Iterator[dict[str, Any]]:
+    """The periods after the last one until one contains an instant."""
+    seq, ends_at = last.seq, last.ends_at
+    while ends_at <= at:
+        seq += 1
+        place = _Place(last.organization_id, last.subscription_id, seq)
+        values = _period_values(place, ends_at, last.anchor_day, last.timezone, MIN_PERIOD)
+        ends_at = values["ends_at"]
+        yield values
 
 
 def _realign(organization_id: UUID, at: datetime) -> None:
@@ -296,23 +338,40 @@ def _open_period(
     min_length: timedelta,
 ) -> None:
     """Append a period, unless another process was faster."""
-    organization = organizations.get_organization(session, subscription.organization_id)
-    zone = clock.get_zone(organization.timezone)
-    ends_at = period_grid.next_period_end(starts_at, subscription.anchor_day, zone, min_length)
+    timezone = organizations.get_organization(session, subscription.organization_id).timezone
+    place = _Place(subscription.organization_id, subscription.id, seq)
     session.execute(
-        insert(BillingPeriod)
-        .values(
-            organization_id=subscription.organization_id,
-            id=ids.new_id(),
-            subscription_id=subscription.id,
-            seq=seq,
-            starts_at=starts_at,
-            ends_at=ends_at,
-            nominal_seconds=period_grid.nominal_seconds(starts_at, ends_at, subscription.anchor_day, zone),
-            timezone=organization.timezone,
-        )
-        .on_conflict_do_nothing(index_elements=["organization_id", "seq"])
+        _insert_periods().values(_period_values(place, starts_at, subscription.anchor_day, timezone, min_length))
     )
+
+
+class _Place(NamedTuple):
+    """The place of a period in the chain of its organization."""
+
+    organization_id: UUID
+    subscription_id: UUID
+    seq: int
+
+
+def _period_values(
+    place: _Place, starts_at: datetime, anchor_day: int, timezone: str, min_length: timedelta
+) -> dict[str, Any]:
+    """A period that starts at an instant, by attribute of `BillingPeriod`."""
+    zone = clock.get_zone(timezone)
+    ends_at = period_grid.next_period_end(starts_at, anchor_day, zone, min_length)
+    return {
+        **place._asdict(),
+        "id": ids.new_id(),
+        "starts_at": starts_at,
+        "ends_at": ends_at,
+        "nominal_seconds": period_grid.nominal_seconds(starts_at, ends_at, anchor_day, zone),
+        "timezone": timezone,
+    }
+
+
+def _insert_periods() -> Insert:
+    """An INSERT of periods that another process may have appended meanwhile."""
+    return insert(BillingPeriod).on_conflict_do_nothing(index_elements=["organization_id", "seq"])
 
 
 def _subscription(session: Session, organization_id: UUID) -> Subscription:

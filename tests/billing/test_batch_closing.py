@@ -15,7 +15,8 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from saas_api.billing import period_close, periods, wallet
+from saas_api.accounts.audit import SYSTEM_ACTOR
+from saas_api.billing import organization_closing, period_close, periods, wallet
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock, faults
 from saas_api.core.db import tenancy
@@ -94,6 +95,10 @@ def hold(organization: BillingOrganization, choice: random.Random) -> None:
         session.execute(HOLD, {"id": organization.id})
 
 
+def close_for_good(organization: BillingOrganization, choice: random.Random) -> None:
+    organization_closing.close_organization(organization.id, SYSTEM_ACTOR)
+
+
 REVERSE = text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
     occurred_at, billing_period_id, late_for_period_id, reversal_of)
   SELECT u.organization_id, gen_random_uuid(), 'reversal', u.id::text, u.meter_code, -u.quantity, u.occurred_at, now.id,
@@ -116,6 +121,7 @@ LIVES: tuple[tuple[str, tuple[Step, ...], tuple[Step, ...]], ...] = (
     ("scale@1", (use_in_march,), (use_in_april, credit_march, reverse_march)),
     ("starter@1", (), (lambda organization, _: require_review(organization), use_in_april)),
     ("starter@1", (), (hold, use_in_april)),
+    ("starter@1", (use_in_march,), (close_for_good, record_late)),
     ("free@1", (use_in_march,), (use_every_kind_of_meter, record_late, grant)),
 )
 READ = {
@@ -210,7 +216,7 @@ def test_organizations_get_together_what_they_get_alone() -> None:
         *("draft", "open", "paid"),
         *("USD", "NGN"),
     }
-    assert count_transactions(together) == 2
+    assert count_transactions(together) == 2 + 2  # the closed one got its final invoice and its late usage by itself
 
 
 def create_many(count: int, name: str = "Many") -> list[BillingOrganization]:
@@ -296,6 +302,37 @@ def test_organization_that_is_locked_delays_only_itself(
         result = closing.result()
     assert (result.failed, result.closed, len(result.invoices)) == ([], 3, 3)
     assert serials([*others, first]) == [1, 2, 3]
+
+
+PLACES = (("UTC", 1), ("Pacific/Kiritimati", 31), ("America/Santiago", 29), ("Europe/Paris", 15), ("Asia/Kolkata", 30))
+
+
+def test_next_periods_of_many_organizations_are_those_of_each_alone(app: Flask) -> None:
+    """With every billing day, across changes to summer time, and several months at once."""
+    alone, together = ([found(f"{name}{nth}", *place) for nth, place in enumerate(PLACES)] for name in ("One", "All"))
+    for at in (day(29, month=4), day(30, 12, month=10), day(3, month=12)):
+        clock.freeze_time(at)
+        for one in alone:
+            periods.ensure_accounts(at, one.id)
+        with count_statements(app) as statements:
+            periods.ensure_accounts(at)
+        assert len(statements) <= 15
+        for one, other in zip(alone, together, strict=True):
+            assert other.rows(CHAIN) == one.rows(CHAIN)
+    assert len(together[0].rows(CHAIN)) == 9
+
+
+def found(name: str, zone: str, billing_day: int) -> BillingOrganization:
+    organization = create_organization(name, zone=zone)
+    with tenancy.system_session("billing.close") as session:
+        session.execute(
+            text("UPDATE subscriptions SET anchor_day = :day WHERE organization_id = :id"),
+            {"id": organization.id, "day": billing_day},
+        )
+    return organization
+
+
+CHAIN = "SELECT seq, starts_at, ends_at, nominal_seconds, timezone, state FROM billing_periods ORDER BY seq"
 
 
 def test_months_of_many_organizations_are_numbered_as_the_preview_lists_them() -> None:
