@@ -6,16 +6,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-import psutil
-from flask import Flask
 from sqlalchemy import text
 
 from bench import report
 from bench.application import running_application
+from bench.consumption import Engines, tree_seconds
 from saas_api.billing import period_close
 from saas_api.core import clock
 from saas_api.core.db import tenancy
-from saas_api.core.db.engine import db
 
 MIN_ORGANIZATIONS_PER_SECOND = 200
 _BATCH = 500
@@ -80,13 +78,12 @@ def run(seconds: float, _connections: int) -> dict[str, Any]:
     with running_application(APP_URL="http://localhost", DEFAULT_SPEND_CAP="none") as app, app.app_context():
         _create(organizations)
         clock.freeze_time(_MAY + timedelta(hours=2))
-        database = _database(app)
-        before, started_at = _cpu_seconds(database), datetime.now(UTC)
+        engines, started_at = Engines(app), datetime.now(UTC)
+        worker_before, database_before = time.process_time(), tree_seconds(engines.postgres)
         result = period_close.close_due(clock.now())
+        worker_seconds = time.process_time() - worker_before
+        database_seconds = tree_seconds(engines.postgres) - database_before
         seconds = (datetime.now(UTC) - started_at).total_seconds()
-        worker_seconds, database_seconds = (
-            after - earlier for after, earlier in zip(_cpu_seconds(database), before, strict=True)
-        )
         _verify(organizations, len(result.invoices))
         measurement = Measurement(
             organizations,
@@ -101,24 +98,13 @@ def run(seconds: float, _connections: int) -> dict[str, Any]:
 
 
 def _create(organizations: int) -> None:
-    with report.progress("Organizations", organizations) as bar:
+    with report.progress("month, organizations", organizations) as bar:
         for first in range(1, organizations + 1, _BATCH):
             last = min(first + _BATCH - 1, organizations)
             bounds = {"first": first, "last": last, "april": _APRIL, "may": _MAY, "june": _MAY + timedelta(days=31)}
             with tenancy.system_session("demo.seed") as session:
                 session.connection().exec_driver_sql(_CREATE, bounds)
             bar.update(last - first + 1)
-
-
-def _database(app: Flask) -> psutil.Process:
-    with app.app_context(), db.engine.connect() as connection:
-        return psutil.Process(psutil.Process(connection.scalar(text("SELECT pg_backend_pid()"))).ppid())
-
-
-def _cpu_seconds(database: psutil.Process) -> tuple[float, float]:
-    """Of this process, and of PostgreSQL."""
-    times = [process.cpu_times() for process in (database, *database.children())]
-    return time.process_time(), sum(one.user + one.system + one.children_user + one.children_system for one in times)
 
 
 def _rates_of_quarters(started_at: datetime) -> list[int]:
