@@ -40,6 +40,22 @@ def help_app() -> Flask:
     return application
 
 
+def supervisor_app() -> Flask:
+    """An application with the command `flask dev up` alone: processes of their own are the product."""
+    import config  # noqa: PLC0415 - not for `flask --help`
+    from saas_api.cli import errors  # noqa: PLC0415 - the same
+    from saas_api.cli.commands import up  # noqa: PLC0415 - the same
+
+    application = Flask("saas_api")
+    try:
+        application.config.from_mapping(config.load())
+    except config.ConfigurationError as error:
+        sys.exit(f"The settings cannot be used:\n{error}")
+    application.cli.add_command(up.group)
+    sys.excepthook = errors.excepthook
+    return application
+
+
 def product_app() -> Flask:
     """The product, with its commands when the `flask` command loads it."""
     import config  # noqa: PLC0415 - not for `flask --help`
@@ -49,14 +65,20 @@ def product_app() -> Flask:
 
     try:
         process = sys.argv[1] if is_command and len(sys.argv) > 1 else "web"
-        application = create_app({**config.load(), "PROCESS": process})
+        serves_nothing = process in ("worker", "scheduler") or "--help" in sys.argv
+        application = create_app({**config.load(), "PROCESS": process}, with_routes=not serves_nothing)
     except config.ConfigurationError as error:
         sys.exit(f"The settings cannot be used:\n{error}")
     if is_command:
         application.config["SETTINGS"] = config.Settings  # `flask settings export` documents them
-        cli.init_app(application)
+        cli.init_app(application, process)
         sys.excepthook = errors.excepthook
     return application
 
 
-app = help_app() if is_listing() else product_app()
+if is_listing():
+    app = help_app()
+elif is_command and sys.argv[1:3] == ["dev", "up"]:
+    app = supervisor_app()
+else:
+    app = product_app()

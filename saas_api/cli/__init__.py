@@ -1,12 +1,10 @@
 """The `flask` command: one module of `cli.commands` for each noun.
 
-The modules are imported by `init_app` only: the web imports this package without loading any command.
+A module is imported when its command is needed: each takes time and memory of a process that runs one of them.
 """
-# ruff: noqa: PLC0415 - the web loads no command
 
-from collections.abc import Iterator
+from importlib import import_module
 
-import click
 from flask import Flask
 
 from saas_api.core.domain import Domain
@@ -27,54 +25,45 @@ DOMAIN = Domain(
     ),
 )
 
-
-def init_app(app: Flask) -> None:
-    """Add the commands of this package and of Flask-Migrate to an application."""
-    from flask_migrate import Migrate
-    from flask_migrate.cli import db as migration_commands
-
-    from saas_api.cli.commands import database
-    from saas_api.core.db.engine import db
-
-    Migrate(app, db, directory="migrations")
-    migration_commands.add_command(database.print_roles)
-    for command in (*_groups(), *_commands()):
-        app.cli.add_command(command)
-
-
-def _groups() -> Iterator[click.Group]:
-    from saas_api.cli.commands import (
-        audit,
-        billing,
-        demo,
-        documents,
-        dunning,
-        engines,
-        keys,
-        mail,
-        meters,
-        operators,
-        organizations,
-        payments,
-        plans,
-        scheduler,
-        services,
-        up,
-        usage,
-        users,
-        webhooks,
-    )
-
-    up.group.add_command(engines.group)
-    modules = (audit, billing, demo, documents, dunning, keys, mail, meters, operators)
-    yield from (module.group for module in modules)
-    yield from (
-        module.group for module in (organizations, payments, plans, scheduler, services, up, usage, users, webhooks)
-    )
-    yield from (documents.errors, documents.openapi, documents.settings)
+COMMANDS = {
+    "audit": "audit.group",
+    "billing": "billing.group",
+    "cli": "documents.group",
+    "demo": "demo.group",
+    "dev": "preparation.group",
+    "doctor": "doctor.doctor",
+    "dunning": "dunning.group",
+    "errors": "documents.errors",
+    "keys": "keys.group",
+    "mail": "mail.group",
+    "meters": "meters.group",
+    "openapi": "documents.openapi",
+    "operator": "operators.group",
+    "organizations": "organizations.group",
+    "payments": "payments.group",
+    "plans": "plans.group",
+    "schedule": "scheduler.group",
+    "scheduler": "scheduler.scheduler",
+    "services": "services.group",
+    "settings": "documents.settings",
+    "usage": "usage.group",
+    "users": "users.group",
+    "webhooks": "webhooks.group",
+    "worker": "worker.worker",
+}
+"""Module below `commands`, and its command or group, by the name of the command."""
+_SELF_CONTAINED = {*COMMANDS} - {"cli", "dev", "doctor"}
+"""They run without other commands, and without Flask-Migrate."""
 
 
-def _commands() -> Iterator[click.Command]:
-    from saas_api.cli.commands import doctor, scheduler, worker
+def init_app(app: Flask, command: str = "") -> None:
+    """Add the commands of this package and of Flask-Migrate to an application.
 
-    yield from (doctor.doctor, scheduler.scheduler, worker.worker)
+    command: the only one that will run, and is added; any other text adds all
+    """
+    is_alone = command in _SELF_CONTAINED
+    for name in (command,) if is_alone else COMMANDS:
+        module, _, attribute = COMMANDS[name].partition(".")
+        app.cli.add_command(getattr(import_module(f"{__name__}.commands.{module}"), attribute))
+    if not is_alone:
+        import_module(f"{__name__}.commands.database").init_app(app)

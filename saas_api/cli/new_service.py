@@ -27,7 +27,7 @@ class ServiceExists(Conflict):
 
 
 def write_service(session: SystemSession, root: Path, name: str) -> Sequence[Path]:
-    """Write the package, test and plan file of a service, and register it in the factory and the layers.
+    """Write the package, test and plan file of a service, and register it in the routes and the layers.
 
     root: of the checkout
     returns: the new and changed files
@@ -75,12 +75,12 @@ def _plan_document(session: SystemSession, name: str) -> dict[str, Any]:
 
 
 def _registrations(root: Path, name: str) -> dict[Path, str]:
-    """The factory with the blueprint, and the contract of layers with the package."""
-    factory, contracts = root / "saas_api" / "app.py", root / "pyproject.toml"
-    lines = factory.read_text(encoding="utf-8").splitlines(keepends=True)
+    """The routes with the blueprint, and the contract of layers with the package."""
+    routes, contracts = root / "saas_api" / "routes.py", root / "pyproject.toml"
+    lines = routes.read_text(encoding="utf-8").splitlines(keepends=True)
     line = f"from saas_api.{name} import api as {name}_api\n"
     position = next(i for i, other in enumerate(lines) if other.startswith("from saas_api.") and other > line)
     text = "".join([*lines[:position], line, *lines[position:]])
     text = text.replace(_FIRST_PREFIX, f'{_FIRST_PREFIX}    {name}_api.bp: "/api/v1/{name}",\n', 1)
     layers = contracts.read_text(encoding="utf-8").replace(_LAYER, f"{_LAYER} | {name}", 1)
-    return {factory: text, contracts: layers}
+    return {routes: text, contracts: layers}

@@ -2,13 +2,23 @@
 
 import click
 import sqlalchemy as sa
+from flask import Flask
 from flask.cli import with_appcontext
+from flask_migrate import Migrate
+from flask_migrate.cli import db as migration_commands
 from sqlalchemy.exc import SQLAlchemyError
 
 from saas_api.cli.errors import Command, CommandError
 from saas_api.core.db import roles
+from saas_api.core.db.engine import db
 from saas_api.core.db.roles import MAX_POSTGRES, MIN_POSTGRES, DatabaseLogins
 from saas_api.core.settings import setting
+
+
+def init_app(app: Flask) -> None:
+    """Add Flask-Migrate to an application; its command `db` is Flask's."""
+    Migrate(app, db, directory="migrations")
+    migration_commands.add_command(print_roles)
 
 
 @click.command("roles", cls=Command)

@@ -1,23 +1,20 @@
 """`flask dev up`: the whole product on this machine, as `make run` starts it."""
 
-import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
 
 import click
-import flask_migrate
 import redis
 import sqlalchemy as sa
 from flask import current_app
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError
 
-from saas_api.billing import plan_migrations
-from saas_api.cli import output
 from saas_api.cli.dev.engines import Engines
 from saas_api.cli.dev.supervisor import (
     RESTART_DELAYS,
@@ -28,11 +25,7 @@ from saas_api.cli.dev.supervisor import (
     Supervisor,
 )
 from saas_api.cli.errors import CommandError, CommandGroup
-from saas_api.core.db import tenancy
 from saas_api.core.settings import setting
-from saas_api.demo import seed
-from saas_api.demo.organizations import DemoCredentials
-from saas_api.messages.content import Channel
 from saas_api.settings import instance
 
 READY_TIMEOUT_SECONDS = 60
@@ -89,8 +82,7 @@ def _run(instance_path: Path, engines: Engines, *, with_demo: bool, sources: Sou
     try:
         supervisor.start(children[0])  # the web takes longest to start, and needs no engine for it
         engines.start()
-        _migrate()
-        credentials = seed.seed_demo() if with_demo else None
+        credentials = _prepare(with_demo=with_demo)
         deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         supervisor.watch(until=lambda: _is_ready() or time.monotonic() > deadline)
         if not supervisor.is_stopping:
@@ -117,37 +109,40 @@ def _watch(supervisor: Supervisor, sources: SourceWatcher | None) -> None:
             supervisor.restart()
 
 
-def _children() -> list[ChildProcess]:
-    python, port = sys.executable, str(setting("API_PORT"))
-    environment = {
+def _prepare(*, with_demo: bool) -> str:
+    """Migrate the database, and make the demo organizations; returns what is printed about them."""
+    command = [sys.executable, "-m", "flask", "dev", "prepare", "--demo" if with_demo else "--no-demo"]
+    environment = {**os.environ, **_environment(), "APP_URL": setting("APP_URL")}
+    prepared = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - our own
+    if prepared.returncode:
+        sys.exit(prepared.returncode)  # it has said why
+    return prepared.stdout
+
+
+def _environment() -> dict[str, str]:
+    return {
         "PYTHONUNBUFFERED": "1",
         "TZ": "UTC",
-        "API_PORT": port,
+        "API_PORT": str(setting("API_PORT")),
         "SERVER": setting("SERVER"),
         "WEB_CONCURRENCY": str(setting("WEB_CONCURRENCY")),
         "WEBHOOK_ALLOWED_NETWORKS": os.environ.get("WEBHOOK_ALLOWED_NETWORKS", _allowed_networks()),
     }
+
+
+def _children() -> list[ChildProcess]:
+    python = sys.executable
     commands = {
         "web": [python, "serve.py"],
         "worker": [python, "-m", "flask", "worker"],
         "scheduler": [python, "-m", "flask", "scheduler"],
     }
-    return [ChildProcess(name, command, environment) for name, command in commands.items()]
+    return [ChildProcess(name, command, _environment()) for name, command in commands.items()]
 
 
 def _allowed_networks() -> str:
     """Private networks that webhooks may be sent to: this machine, unless the settings name some."""
     return ",".join(setting("WEBHOOK_ALLOWED_NETWORKS")) or LOOPBACK
-
-
-def _migrate() -> None:
-    try:
-        flask_migrate.upgrade()
-        tenancy.verify_isolation()
-        plan_migrations.sync_setting_price(output.current_os_user())
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
-        raise CommandError(f"DATABASE_URL: the tables cannot be made or read: {reason}") from None
 
 
 def _require_free_port(port: int) -> None:
@@ -193,23 +188,8 @@ def _is_ready() -> bool:
         return False
 
 
-def _example_request(url: str, key: str) -> str:
-    body = json.dumps({"to": "+2348012345678", "type": Channel.SMS, "message": "Hello"})
-    return f"  curl -s {url}/api/v1/messages/send -H 'X-API-Key: {key}' -H 'Content-Type: application/json' -d '{body}'"
-
-
-def _print_ready(credentials: DemoCredentials | None) -> None:
+def _print_ready(credentials: str) -> None:
+    """Print what the preparation printed, and that the product serves."""
     url = current_app.config["APP_URL"]
-    lines = []
-    if credentials is not None:
-        logins = credentials.logins
-        lines = [
-            "",
-            "Demo logins (development only):",
-            *(f"  {login.email:<22} {login.password}   {login.role} of {login.organization}" for login in logins),
-            f"Demo key of {logins[0].organization}: {credentials.key}",
-            "Send a message:",
-            _example_request(url, credentials.key),
-            "",
-        ]
+    lines = ["", credentials] if credentials else []
     click.echo("\n".join([*lines, f"READY {url} (documentation: {url}/docs/, stop: Ctrl-C, pid {os.getpid()})"]))
