@@ -1,4 +1,4 @@
-"""Rollups by late period, divided where a plan version begins."""
+"""Rollups by late period, divided where a plan version begins, and indexes for rare events and messages."""
 
 from functools import partial
 
@@ -31,12 +31,38 @@ CREATE TABLE usage_events_ahead (  -- below the watermark and in no rollup yet, 
   organization_id uuid NOT NULL, event_id uuid NOT NULL, occurred_at timestamptz NOT NULL,
   PRIMARY KEY (organization_id, event_id),
   FOREIGN KEY (organization_id, event_id) REFERENCES usage_events (organization_id, id));
+
+-- The planner calls it, and so knows how few rows lie above the watermark.
+CREATE FUNCTION usage_rolled_through() RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE
+  RETURN (SELECT through_xid FROM usage_watermark);
+"""
+INDEXES = """
+-- By meter too: one that does not add up is read from its events, which may be few among many.
+CREATE INDEX usage_events_meter ON usage_events (organization_id, billing_period_id, meter_code, recorded_xid);
+
+DROP INDEX usage_events_period;
+
+-- What lists look for among all messages. Most messages are in the last one alone.
+CREATE INDEX messages_test ON messages (organization_id, accepted_at DESC, id DESC) WHERE mode = 'test';
+
+CREATE INDEX messages_unsent ON messages (organization_id, status, accepted_at DESC, id DESC)
+  WHERE status IN ('failed','canceled');
+
+CREATE INDEX messages_recipient ON messages (organization_id, recipient);
 """
 GRANTS = """
 GRANT SELECT ON usage_events_ahead TO saas_tenant;
 GRANT SELECT, INSERT, UPDATE, DELETE ON usage_events_ahead TO saas_system;
 """
 DOWN = """
+DROP INDEX messages_recipient, messages_unsent, messages_test;
+
+CREATE INDEX usage_events_period ON usage_events (organization_id, billing_period_id, recorded_xid);
+
+DROP INDEX usage_events_meter;
+
+DROP FUNCTION usage_rolled_through();
+
 DROP TABLE usage_events_ahead;
 
 DROP INDEX usage_rollups_late;
@@ -50,7 +76,7 @@ ALTER TABLE usage_rollups DROP CONSTRAINT usage_rollups_pkey, DROP COLUMN late_f
 
 def upgrade() -> None:
     run = partial(op.get_bind().exec_driver_sql, execution_options={"no_parameters": True})
-    for statements in (REBUILD, ROLLUPS, isolate("usage_events_ahead"), GRANTS):
+    for statements in (REBUILD, ROLLUPS, INDEXES, isolate("usage_events_ahead"), GRANTS):
         run(statements)
 
 

@@ -29,6 +29,7 @@ from saas_api.core.observability import get_logger
 from saas_api.core.roles import ADMIN_ROLES, BILLING_ROLES
 from saas_api.mail import mails
 from saas_api.usage import meters
+from saas_api.usage.rollups import IN_TAIL
 from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
 
@@ -37,13 +38,13 @@ log = get_logger(__name__)
 ALERT_CONTACT_ROLES = ADMIN_ROLES | BILLING_ROLES
 # Usage of the last day, because a reversal counts in the hour of its event; late usage can be in any hour.
 # Open holds, and those of the last day that were released without usage, are in the counters of the current period.
-_PERIODS_WITH_RECENT_USAGE = text("""
+_PERIODS_WITH_RECENT_USAGE = text(f"""
 SELECT p.organization_id, p.id FROM billing_periods p
 WHERE p.state = 'open' AND p.starts_at <= :at AND (EXISTS (
     SELECT FROM usage_rollups r WHERE r.organization_id = p.organization_id AND r.billing_period_id = p.id
       AND (r.bucket_at > CAST(:at AS timestamptz) - interval '26 hours' OR r.late_for_period_id <> :nil))
-  OR EXISTS (SELECT FROM usage_watermark w, usage_events e WHERE e.organization_id = p.organization_id
-      AND e.billing_period_id = p.id AND e.recorded_xid >= w.through_xid AND e.recorded_at > w.floor_at)
+  OR EXISTS (SELECT FROM meters m, usage_events e WHERE e.organization_id = p.organization_id
+      AND e.billing_period_id = p.id AND e.meter_code = m.code AND {IN_TAIL})
   OR p.ends_at > :at AND EXISTS (SELECT FROM holds h WHERE h.organization_id = p.organization_id
       AND (h.ended_at IS NULL OR h.ended_at > CAST(:at AS timestamptz) - interval '26 hours')))
 ORDER BY p.organization_id, p.seq""")

@@ -70,11 +70,12 @@ SELECT i.id, i.number, i.due_minor, i.currency, i.due_at, coalesce(p.timezone, '
  WHERE i.organization_id = :org AND i.state = 'open' ORDER BY i.due_at LIMIT :limit
 """)
 _LIVE = text("""
-SELECT minute, count(m.id) FROM generate_series(date_trunc('minute', CAST(:since AS timestamptz)),
+SELECT minute, coalesce(m.messages, 0) FROM generate_series(date_trunc('minute', CAST(:since AS timestamptz)),
     date_trunc('minute', CAST(:now AS timestamptz)), interval '1 minute') minute
-  LEFT JOIN messages m ON m.organization_id = :org AND m.mode = :mode AND m.accepted_at >= minute
-    AND m.accepted_at < minute + interval '1 minute' AND m.accepted_at >= :since
- GROUP BY 1 ORDER BY 1
+  LEFT JOIN (SELECT date_trunc('minute', accepted_at) AS minute, count(*) AS messages FROM messages
+    WHERE organization_id = :org AND mode = :mode AND accepted_at >= :since AND accepted_at < :until GROUP BY 1) m
+    USING (minute)
+ ORDER BY 1
 """)
 
 
@@ -183,7 +184,8 @@ def messages_per_minute(
     session: Session, organization_id: UUID, mode: str, now: datetime
 ) -> Sequence[tuple[datetime, int]]:
     """Returns the accepted messages of the last hour by minute, including minutes without any."""
-    values = {"org": organization_id, "mode": mode, "now": now, "since": now - timedelta(minutes=LIVE_MINUTES - 1)}
+    since, until = now - timedelta(minutes=LIVE_MINUTES - 1), now + timedelta(minutes=1)
+    values = {"org": organization_id, "mode": mode, "now": now, "since": since, "until": until}
     return [(minute, int(count)) for minute, count in session.execute(_LIVE, values)]
 
 
