@@ -62,7 +62,9 @@ def product_app() -> Flask:
     from saas_api import cli  # noqa: PLC0415 - the same
     from saas_api.app import create_app  # noqa: PLC0415 - the same
     from saas_api.cli import errors  # noqa: PLC0415 - the same
+    from saas_api.core import processes  # noqa: PLC0415 - the same
 
+    processes.share_heap()
     try:
         process = sys.argv[1] if is_command and len(sys.argv) > 1 else "web"
         serves_nothing = process in ("worker", "scheduler") or "--help" in sys.argv

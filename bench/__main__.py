@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from bench import events, month, pages, report, send, tables, verify, webhooks, worker
+from bench import events, memory, month, pages, report, send, start, tables, verify, webhooks, worker
 
 Benchmark = Callable[[float, int], dict[str, Any]]
 BENCHMARKS: dict[str, Benchmark] = {
@@ -15,6 +15,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "pages": pages.run,
     "worker": worker.run,
     "webhooks": webhooks.run,
+    "memory": memory.run,
+    "start": start.run,
 }
 NAMES = ("send", *BENCHMARKS)
 CONNECTIONS = 16

@@ -28,15 +28,15 @@ def run(seconds: float, connections: int) -> dict[str, Any]:
     returns: `processes`: name, and MiB resident at rest and after load, and with shared pages divided (PSS)
     """
     stack = Stack({**OPEN, "LOG_LEVEL": "error"})
-    with report.Progress("memory", 3) as progress, contextlib.ExitStack() as stopping:
+    with report.progress("memory", 3) as bar, contextlib.ExitStack() as stopping:
         stopping.callback(stack.down)
-        progress.step("start")
+        bar.update(1, "start")
         stack.up()
         time.sleep(5)  # workers fork after READY
         at_rest = {pid: resident for pid, _, resident, _ in _read(stack)}
-        progress.step("load")
+        bar.update(1, "load")
         _work(stack, sign_up(stack, "acme"), seconds, connections)
-        progress.step("measure")
+        bar.update(1, "measure")
         processes = [
             {
                 "name": name,
