@@ -1,12 +1,14 @@
 """Rules of every command: help with an example, errors as one line with a hint, JSON output, exit codes."""
 
 import json
+import os
 import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -85,6 +87,25 @@ def test_help_shows_examples_on_lines_of_their_own(app: Flask) -> None:
     assert lines[line_number + 1] == (
         '  flask operator impersonate olga@platform.example org_... --reason "ticket 4711: wrong figures"'
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "unneeded"),
+    [
+        (["worker"], {"saas_api.routes", "saas_api.dashboard.blueprint", "saas_api.cli.commands.billing", "alembic"}),
+        (["dev", "up"], {"saas_api.app", "saas_api.billing", "saas_api.messages", "alembic"}),
+    ],
+)
+def test_process_imports_what_it_runs(config: dict[str, Any], command: list[str], unneeded: set[str]) -> None:
+    program = (
+        "import sys, click; click.get_current_context = lambda **_: object()\n"
+        f"sys.argv = ['flask', *{command}]\nimport wsgi\nprint(*sys.modules)"
+    )
+    environment = {**os.environ, **forks.engines_of(config)}
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert not unneeded & {*result.stdout.split()}
 
 
 def test_list_of_all_commands_does_not_import_the_product(app: Flask) -> None:

@@ -70,16 +70,17 @@ class BufferedApplication:
         try:
             if len(environ["PATH_INFO"]) + len(environ["QUERY_STRING"]) > serving.MAX_TARGET_BYTES:
                 raise UriTooLong
-            environ["wsgi.input"] = serving.read_request(environ)
+            request = environ["wsgi.input"] = serving.read_request(environ)
         except ApiError as error:
             return self._refuse(error, environ, start)
-        with self._places:
-            body = serving.collect_response(self._application(environ, start))
-        start_of_body = body.read(serving.RESPONSE_SPOOL_BYTES)
-        if len(start_of_body) < serving.RESPONSE_SPOOL_BYTES:
-            return [start_of_body]
-        body.seek(0)
-        return serving.iter_and_close(body)
+        with request, self._places:
+            response = serving.collect_response(self._application(environ, start))
+        first_piece = response.read(serving.RESPONSE_SPOOL_BYTES)
+        if len(first_piece) == serving.RESPONSE_SPOOL_BYTES:
+            response.seek(0)
+            return serving.iter_and_close(response)
+        response.close()
+        return [first_piece]
 
     def _is_proxy(self, address: str) -> bool:
         return any(ipaddress.ip_address(address) in network for network in self._proxies)

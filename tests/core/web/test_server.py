@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from flask import Flask
 
@@ -375,3 +376,14 @@ def test_web_ends_when_the_database_does_not_separate_tenants(
     log = tmp_path / "log"
     assert web_server.start(config, log, SERVER=server).process.wait(60) == serving.BOOT_ERROR
     assert "DATABASE_URL: table strays is not protected by row-level security" in log.read_text()
+
+
+def test_web_process_ends_with_the_granian_that_started_it(config: dict[str, Any], tmp_path: Path) -> None:
+    """A killed supervisor would leave a process that serves old code on the same port as its successor."""
+    server = web_server.start(config, tmp_path / "log", SERVER="granian")
+    web_server.wait_until_served(server, tmp_path / "log")
+    children = web_server.process_of(server).children()
+    server.process.kill()
+    server.process.wait()
+    _, alive = psutil.wait_procs(children, MANY_SECONDS)
+    assert not alive
