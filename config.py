@@ -161,17 +161,21 @@ class Settings(BaseProductSettings):
     CORS_ORIGINS: Names = setting_field([], "origins separated by commas", "origins of pages that may call the API")
     TRUSTED_PROXIES: int = setting_field(0, "a whole number from 0 to 5", "trusted hops of X-Forwarded-For", ge=0, le=5)
     TRUSTED_PROXY_IPS: Names = setting_field(
-        ["127.0.0.1"], "addresses separated by commas", "proxies whose forwarding headers gunicorn trusts"
+        ["127.0.0.1"], "addresses separated by commas", "proxies whose forwarding headers the web server trusts"
     )
 
     CONNECTIONS_PER_ADDRESS: int = setting_field(
-        100, "1 to 500", "open connections of one address to a web process; trusted proxies have no limit", ge=1, le=500
+        100,
+        "1 to 500",
+        "open connections of one address to a process of gunicorn; trusted proxies have no limit",
+        ge=1,
+        le=500,
     )
     REQUEST_HEAD_SECONDS: int = setting_field(
-        10, "seconds from 1 to 60", "time in which the head of a request must arrive", ge=1, le=60
+        10, "seconds from 1 to 60", "time in which gunicorn must have the head of a request", ge=1, le=60
     )
     REQUEST_BODY_SECONDS: int = setting_field(
-        30, "seconds from 1 to 300", "time in which the body of a request must arrive", ge=1, le=300
+        30, "seconds from 1 to 300", "time in which gunicorn must have the body of a request", ge=1, le=300
     )
     KEEPALIVE_SECONDS: int = setting_field(
         75,
