@@ -10,6 +10,7 @@ from flask import Flask
 
 from saas_api.core.db import engine, group_commit
 from saas_api.core.db.engine import db
+from saas_api.core.ids import NIL_UUID
 
 WAIT_SECONDS = 20
 
@@ -42,8 +43,8 @@ def held_connection() -> Iterator[None]:
         connection.close()
 
 
-def call_in_groups(app: Flask, calls: Sequence[Callable[[], None]]) -> list[Exception | None]:
-    """Call functions in a thread each: the first writes, and all others wait for the next shared transaction.
+def call_in_a_group(app: Flask, calls: Sequence[Callable[[], None]]) -> list[Exception | None]:
+    """Call functions in a thread each, so that what they write is in one transaction, behind others that wait.
 
     returns: what each of them raised
     """
@@ -56,14 +57,20 @@ def call_in_groups(app: Flask, calls: Sequence[Callable[[], None]]) -> list[Exce
             except Exception as error:  # noqa: BLE001 - the test looks at it
                 raised[position] = error
 
-    threads = [threading.Thread(target=call, args=(position,)) for position in range(len(calls))]
+    def write_another() -> None:
+        with app.app_context():
+            group_commit.write(NIL_UUID, [("SELECT 1", {})])
+
     writer = group_commit.writer_of(db.engine)
+    threads = [threading.Thread(target=write_another) for _ in range(group_commit.MAX_TRANSACTIONS)]
     with held_connection():
-        threads[0].start()
-        wait_until(lambda: writer.is_writing and not writer.waiting)
-        for waiting, thread in enumerate(threads[1:], 1):
+        for thread in threads:
             thread.start()
-            wait_until(lambda: len(writer.waiting) == waiting)  # noqa: B023 - it is called at once
+        wait_until(lambda: writer.writing == len(threads))
+        for position in range(len(calls)):
+            threads.append(threading.Thread(target=call, args=(position,)))
+            threads[-1].start()
+            wait_until(lambda: len(writer.waiting) == position + 1)  # noqa: B023 - it is called at once
     for thread in threads:
         thread.join(WAIT_SECONDS)
         assert not thread.is_alive(), "a thread waits for ever"

@@ -156,8 +156,9 @@ def _translate_error(
     dbapi_connection = connection.dbapi_connection if connection else None
     is_unusable = error.pgcode in _PLAN_LOST or pool.dialect.is_disconnect(error, dbapi_connection, None)
     if is_unusable and connection:
-        connection.invalidate(error)
-        pool.dispose()  # what has happened to one connection has mostly happened to all
+        # As SQLAlchemy does: what happened to one connection has mostly happened to all that are as old. If the pool
+        # were disposed of, threads that wait for one of its connections would wait in vain.
+        pool.pool._invalidate(connection, error)  # noqa: SLF001 - there is no public name for it
     options: dict[str, Any] = {"connection_invalidated": is_unusable, "dialect": pool.dialect, "hide_parameters": True}
     translated: DBAPIError = DBAPIError.instance(sql, None, error, psycopg2.Error, **options)
     return translated

@@ -1,8 +1,8 @@
 """Batches of one organization, written in transactions that the threads of a process share.
 
-Most of what a small batch costs is its commit and its round trip. Whoever finds nobody writing writes for all that wait
-at that moment; the others wait for the result. There is neither a thread nor a timer for it, so a process with one call
-at a time writes each batch at once.
+Most of what a small batch costs is its commit and its round trip. While MAX_TRANSACTIONS are being written, other
+batches wait; whoever has written hands over to the first of them, which writes for all that wait at that moment. There
+is neither a thread nor a timer for it, so a process with one call at a time writes each batch at once.
 
 What one batch does never changes the result of another: a shared transaction that fails for any reason has written
 nothing, or its connection broke and nobody knows. Then each batch is executed again by itself, in its own thread.
@@ -24,6 +24,10 @@ from saas_api.core.db.prepared import Statement
 
 # A batch that has to wait, such as for a period that is being closed, must not hold up other organizations.
 _WAIT_FOR_NO_LOCK: Statement = ("SELECT set_config('lock_timeout', '10ms', true)", {})
+
+
+MAX_TRANSACTIONS = 2
+"""At the same time, of one process. With one, every batch waits for two commits; with more, fewer batches share one."""
 
 
 def write(organization_id: UUID, statements: Sequence[Statement]) -> None:
@@ -65,29 +69,35 @@ class WaitingBatch:
 
 
 class GroupWriter:
-    """Writes the batches of a process on one engine, one transaction at a time."""
+    """Writes the batches of a process on one engine.
+
+    waiting: batches that no thread writes yet
+    writing: number of threads that write
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.waiting: list[WaitingBatch] = []
-        self.is_writing = False
+        self.writing = 0
 
     def write(self, statements: Sequence[Statement]) -> bool:
         """Write a batch with those of other threads; False if its caller has to execute it alone."""
         batch = WaitingBatch(statements)
         with self._lock:
-            self.waiting.append(batch)
-            is_first = not self.is_writing
-            self.is_writing = True
-        turn = _Turn.WRITE_FOR_ALL if is_first else batch.wait()
+            is_free = self.writing < MAX_TRANSACTIONS
+            if is_free:
+                self.writing += 1
+            else:
+                self.waiting.append(batch)
+        turn = _Turn.WRITE_FOR_ALL if is_free else batch.wait()
         if turn is _Turn.WRITE_FOR_ALL:
             turn = self._write_for_all(batch)
         return turn is _Turn.RETURN
 
     def _write_for_all(self, own: WaitingBatch) -> _Turn:
         with self._lock:
-            group, self.waiting = self.waiting, []
-        statements = [_WAIT_FOR_NO_LOCK, *(statement for batch in group for statement in batch.statements)]
+            others, self.waiting = self.waiting, []
+        statements = [_WAIT_FOR_NO_LOCK, *(statement for batch in (own, *others) for statement in batch.statements)]
         turn = _Turn.WRITE_ALONE  # where the transaction failed, and each batch raises what concerns it
         try:
             with contextlib.suppress(Exception):
@@ -95,18 +105,17 @@ class GroupWriter:
                 turn = _Turn.RETURN
         finally:
             self._hand_over()
-            for batch in group:
-                if batch is not own:
-                    batch.go_on(turn)
+            for batch in others:
+                batch.go_on(turn)
         return turn
 
     def _hand_over(self) -> None:
         """Let the first of the waiting threads write for all of them."""
         with self._lock:
             if self.waiting:
-                self.waiting[0].go_on(_Turn.WRITE_FOR_ALL)
+                self.waiting.pop(0).go_on(_Turn.WRITE_FOR_ALL)
             else:
-                self.is_writing = False
+                self.writing -= 1
 
 
 @cache
