@@ -22,9 +22,9 @@ from saas_api.webhooks.models import AttemptOutcome
 log = get_logger(__name__)
 
 MAX_PARALLEL_PER_ENDPOINT = 50
-MAX_HELD = 50
+MAX_HELD = 100
 RESULT_BATCH_SIZE = 20
-HELD_SECONDS = 0.1
+HELD_SECONDS = 0.25
 """Time for which the held deliveries of an endpoint last."""
 MAX_HELD_SHARE = 0.4
 """Part of a lease in which a held delivery may be sent; the rest is more than its deadline."""
