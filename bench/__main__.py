@@ -5,16 +5,17 @@ from typing import Any
 
 import click
 
-from bench import events, memory, month, pages, report, send, start, tables, verify, webhooks, worker
+from bench import budget, events, memory, month, pages, report, send, start, tables, verify, webhooks, worker
 
 Benchmark = Callable[[float, int], dict[str, Any]]
 BENCHMARKS: dict[str, Benchmark] = {
-    "verify": verify.run,
-    "events": events.run,
-    "month": month.run,
-    "pages": pages.run,
+    "budget": budget.run,
     "worker": worker.run,
     "webhooks": webhooks.run,
+    "month": month.run,
+    "verify": verify.run,
+    "events": events.run,
+    "pages": pages.run,
     "memory": memory.run,
     "start": start.run,
 }

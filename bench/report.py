@@ -28,7 +28,7 @@ class Progress:
     def update(self, count: int, name: str = "") -> None:
         """Count steps.
 
-        name: of the step that begins
+        name: of the step that begins or is done
         """
         self._done += count
         line = f"{self._label}: {self._done:,} of {self._steps:,}" + (f", {name}" if name else "")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import report, targets, turns
+from bench import budget, report, targets, turns
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
@@ -47,6 +47,61 @@ def half_peaks(results: Results) -> str:
     return turns.table_of(results["send"]["half_peak"])
 
 
+def parts(results: Results) -> str:
+    """Parts of an accepted send."""
+    return budget.table_of(results["budget"])
+
+
+def workers(results: Results) -> str:
+    """Messages and webhooks of one worker process."""
+    rows = [
+        (f"messages, {row['stored']:,} stored", *_rates(row), row["worker_us"], row["database_us"])
+        for row in results["worker"]["measurements"]
+    ]
+    rows += [
+        (f"webhooks, {row['scenario']}", *_rates(row), row["worker_us"], row["database_us"])
+        for row in results["webhooks"]["measurements"]
+    ]
+    return report.table(("what", "a second", "worker us", "database us"), rows)
+
+
+def _rates(row: Mapping[str, Any]) -> list[str]:
+    return [" / ".join(f"{rate:,}" for rate in row["per_second"])]
+
+
+def month(results: Results) -> str:
+    """Month end."""
+    row = results["month"]
+    header = ("organizations", "a second", "in each quarter", "process ms", "database ms")
+    quarters = " / ".join(map(str, row["quarters"]))
+    cells = (f"{row['organizations']:,}", row["organizations_per_second"], quarters, row["worker_ms"])
+    return report.table(header, [(*cells, row["database_ms"])])
+
+
+def reads(results: Results) -> str:
+    """Reads with few and with many usage events."""
+    rows = [
+        (f"`{name}`", row["small_ms"], row["large_ms"], row["ratio"]) for name, row in results["reads"]["reads"].items()
+    ]
+    rows += [(name, "", f"{seconds * 1000:,.0f}", "") for name, seconds in results["reads"]["job_seconds"].items()]
+    return report.table(("read or job", "ms at 100,000", f"ms at {results['reads']['events']:,}", "ratio"), rows)
+
+
+def memory(results: Results) -> str:
+    """Memory of each process."""
+    rows = [
+        (row["name"], row["at_rest_mib"], row["after_load_mib"], row["proportional_mib"])
+        for row in results["memory"]["processes"]
+    ]
+    return report.table(("process", "MiB at rest", "after load", "with shared pages divided"), rows)
+
+
+def start(results: Results) -> str:
+    """Starts of commands and of the web."""
+    rows = [(row["name"], row["cpu_seconds"][1], row["seconds"][1]) for row in results["start"]["starts"]]
+    return report.table(("start", "CPU s", "s"), rows)
+
+
 def figures(results: Results) -> str:
     """Three figures for the README."""
     sends = {row["variant"]: row for row in results["send"]["peak"] if row["connections"] == 16}
@@ -66,6 +121,12 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "targets": target_table,
     "peaks": peaks,
     "half-peaks": half_peaks,
+    "parts": parts,
+    "workers": workers,
+    "month": month,
+    "reads": reads,
+    "memory": memory,
+    "start": start,
     "figures": figures,
 }
 

@@ -53,6 +53,11 @@ def _half_peak_spread(results: Results) -> float:
     return float(halves["product"]["p99_to_p50"][1])
 
 
+def _webhooks(results: Results, scenario: str) -> float:
+    medians = {row["scenario"]: row["per_second"][1] for row in results["webhooks"]["measurements"]}
+    return float(medians[scenario])
+
+
 TARGETS = (
     Target(
         "accepted sends/s : no-op requests/s, gunicorn",
@@ -80,6 +85,58 @@ TARGETS = (
         shape="{:.1f}",
     ),
     Target("p99 : p50 of accepted sends at half of the peak", _half_peak_spread, 5, is_least=False, shape="{:.1f}"),
+    Target(
+        "messages/s of one worker, 10,000,000 stored",
+        lambda results: float(results["worker"]["measurements"][-1]["per_second"][1]),
+        3_000,
+    ),
+    Target("webhooks/s of one worker to one endpoint", lambda results: _webhooks(results, "one endpoint"), 1_200),
+    Target("webhooks/s of one worker to ten endpoints", lambda results: _webhooks(results, "ten endpoints"), 1_200),
+    Target(
+        "organizations closed a second by one process",
+        lambda results: float(results["month"]["organizations_per_second"]),
+        200,
+    ),
+    Target(
+        "last quarter of them : first quarter",
+        lambda results: results["month"]["quarters"][-1] / results["month"]["quarters"][0],
+        0.8,
+        shape="{:.2f}",
+    ),
+    Target(
+        "slowest read with 10,000,000 usage events, ms",
+        lambda results: max(read["large_ms"] for read in results["reads"]["reads"].values()),
+        30,
+        is_least=False,
+        shape="{:.1f}",
+    ),
+    Target(
+        "largest ratio of a read, 10,000,000 : 100,000 usage events",
+        lambda results: max(read["ratio"] for read in results["reads"]["reads"].values()),
+        1.5,
+        is_least=False,
+        shape="{:.2f}",
+    ),
+    Target(
+        "slowest job of each minute at 10,000,000, s",
+        lambda results: max(results["reads"]["job_seconds"][job] for job in ("usage.roll_up", "billing.alerts")),
+        1,
+        is_least=False,
+        shape="{:.2f}",
+    ),
+    Target(
+        "close of a period of 10,000,000 usage events, s",
+        lambda results: float(results["reads"]["job_seconds"]["billing close"]),
+        60,
+        is_least=False,
+        shape="{:.1f}",
+    ),
+    Target(
+        "largest process after load, MiB",
+        lambda results: max(process["after_load_mib"] for process in results["memory"]["processes"]),
+        120,
+        is_least=False,
+    ),
     Target(
         "verified keys/s : no-op requests/s",
         lambda results: min(_ratios(results["verify"]["calls"], "verify", "rate_to")),
