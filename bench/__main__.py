@@ -5,7 +5,21 @@ from typing import Any
 
 import click
 
-from bench import budget, events, memory, month, pages, report, send, start, tables, verify, webhooks, worker
+from bench import (
+    budget,
+    events,
+    memory,
+    month,
+    pages,
+    reads,
+    report,
+    send,
+    start,
+    tables,
+    verify,
+    webhooks,
+    worker,
+)
 
 Benchmark = Callable[[float, int], dict[str, Any]]
 BENCHMARKS: dict[str, Benchmark] = {
@@ -13,6 +27,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "worker": worker.run,
     "webhooks": webhooks.run,
     "month": month.run,
+    "reads": reads.run,
     "verify": verify.run,
     "events": events.run,
     "pages": pages.run,

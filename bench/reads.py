@@ -121,7 +121,7 @@ def run(_seconds: float, _connections: int) -> dict[str, Any]:
         results = {"events": LARGE, "reads": _report_reads(*tenants)}
         jobs = _run_jobs(app, tenants[1], progress)
         progress.update(1, "close")
-        jobs |= {"billing close": _close(app, tenants[1]), "rebuild of all rollups": rebuild_seconds}
+        jobs |= {"billing close": _close(app, tenants[1]), "first usage.roll_up": rebuild_seconds}
     _report_jobs(jobs)
     return {**results, "job_seconds": jobs}
 
@@ -191,7 +191,7 @@ def _rebuild(app: Flask) -> float:
     with superuser.cursor() as cursor:
         cursor.execute("VACUUM (ANALYZE) usage_events, messages, test_usage_events")
         with app.app_context():
-            seconds = _timed(rollups.rebuild_rollups)
+            seconds = _timed(rollups.roll_up)  # the first run rebuilds everything
         cursor.execute("VACUUM (ANALYZE) usage_rollups")
     superuser.close()
     return seconds
@@ -208,11 +208,12 @@ def _read_all(app: Flask, tenant: Tenant, *, is_counted: bool) -> None:
     with redis.Redis.from_url(app.config["REDIS_URL"]) as limits:
         limits.flushdb()  # the benchmark reads more in a minute than the limits of pages allow
     for name, read in _reads(app, tenant).items():
-        before = consumption.tree_seconds(postgres) + sum(own.cpu_times()[:2])
+        before = consumption.tree_seconds(postgres), sum(own.cpu_times()[:2])
         seconds = _timed(read)
+        own_seconds = sum(own.cpu_times()[:2]) - before[1]
         if is_counted:
             tenant.times[name].append(seconds)
-            tenant.cpu_seconds[name] += consumption.tree_seconds(postgres) + sum(own.cpu_times()[:2]) - before
+            tenant.cpu_seconds[name] += own_seconds + consumption.tree_seconds(postgres) - before[0]
 
 
 def _reads(app: Flask, tenant: Tenant) -> dict[str, Callable[[], None]]:

@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import organizations
-from saas_api.billing import batch_invoicing, bill_inputs, invoice_lifecycle, periods
+from saas_api.billing import batch_invoicing, bill_inputs, invoice_lifecycle, periods, subscriptions
 from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingPeriod, Invoice, InvoiceStatus, PeriodStatus, Subscription
 from saas_api.billing.rating import bill, period_grid
@@ -305,8 +305,8 @@ def _list_uninvoiced(session: Session, organization_id: UUID, through: datetime)
 
 def _preview(session: Session, period: BillingPeriod, ends_at: datetime) -> InvoiceWithPeriod:
     """A draft that is not stored and has neither id nor number."""
-    tenancy.allow_long_statements(session)
-    period_bill = bill.calculate_bill(bill_inputs.get_period_inputs(session, period, ends_at))
+    usage = bill_inputs.get_live_usage(session, period, subscriptions.list_segments(session, period.organization_id))
+    period_bill = bill.calculate_bill(bill_inputs.get_period_inputs(session, period, ends_at, usage))
     draft = Invoice(
         organization_id=period.organization_id,
         status=InvoiceStatus.DRAFT,

@@ -45,14 +45,19 @@ class LiveQuantity(NamedTuple):
     requests: int
 
 
+# Hours are summed before meters and prices are joined to them, because there are many and few sums.
 def _live_quantities_sql(segments: str) -> str:
-    return f"""WITH live AS ({LIVE_USAGE_SQL})
-  SELECT nullif(l.late_for_period_id, '{NIL_UUID}'), s.version_id, l.meter_code, {VALUE_SQL}, {AGGREGATION_SQL},
-    sum(l.quantity), sum(l.event_count)::bigint
-  FROM live l JOIN meters m ON m.code = l.meter_code
-  JOIN {segments} s ON l.bucket_at >= s.starts_at AND l.bucket_at < s.ends_at
-  {quantities.price_join("s.version_id", "l.meter_code", "l.dimensions")}
-  WHERE l.billing_period_id = :period_id GROUP BY 1, 2, 3, 4, 5 ORDER BY 1 NULLS FIRST, 2, 3, 4"""
+    return f"""WITH live AS ({LIVE_USAGE_SQL}),
+  used AS (
+    SELECT l.late_for_period_id, s.version_id, l.meter_code, l.dimensions, sum(l.quantity) AS quantity,
+      sum(l.event_count) AS event_count
+    FROM live l JOIN {segments} s ON l.bucket_at >= s.starts_at AND l.bucket_at < s.ends_at
+    WHERE l.billing_period_id = :period_id GROUP BY 1, 2, 3, 4)
+  SELECT nullif(u.late_for_period_id, '{NIL_UUID}'), u.version_id, u.meter_code, {VALUE_SQL}, {AGGREGATION_SQL},
+    sum(u.quantity), sum(u.event_count)::bigint
+  FROM used u JOIN meters m ON m.code = u.meter_code
+  {quantities.price_join("u.version_id", "u.meter_code", "u.dimensions")}
+  GROUP BY 1, 2, 3, 4, 5 ORDER BY 1 NULLS FIRST, 2, 3, 4"""
 
 
 def list_live_quantities(
@@ -68,20 +73,22 @@ def list_live_quantities(
 
 
 # What the closed periods have been charged for, and what the paying period adds.
-_LATE_QUANTITIES = text(f"""WITH live AS ({LIVE_USAGE_SQL}), segments AS {SEGMENTS_SQL},
+_LATE_QUANTITIES = text(f"""WITH live AS ({LIVE_USAGE_SQL}),
 of_late_periods AS (
   SELECT * FROM live WHERE billing_period_id = ANY (:late_periods) AND late_for_period_id = '{NIL_UUID}'
   UNION ALL
-  SELECT * FROM live WHERE late_for_period_id = ANY (:late_periods) AND late_for_period_id <> '{NIL_UUID}')
-SELECT CASE l.late_for_period_id WHEN '{NIL_UUID}' THEN l.billing_period_id ELSE l.late_for_period_id END, s.version_id,
-  l.meter_code, {VALUE_SQL}, {AGGREGATION_SQL},
-  coalesce(sum(l.quantity) FILTER (WHERE paying.id <> :period_id), 0),
-  coalesce(sum(l.quantity) FILTER (WHERE paying.id = :period_id), 0)
-FROM of_late_periods l
-JOIN billing_periods paying ON paying.organization_id = :organization_id AND paying.id = l.billing_period_id
-JOIN meters m ON m.code = l.meter_code
-JOIN segments s ON l.bucket_at >= s.starts_at AND l.bucket_at < s.ends_at
-{quantities.price_join("s.version_id", "l.meter_code", "l.dimensions")}
+  SELECT * FROM live WHERE late_for_period_id = ANY (:late_periods) AND late_for_period_id <> '{NIL_UUID}'),
+used AS (
+  SELECT coalesce(nullif(l.late_for_period_id, '{NIL_UUID}'), l.billing_period_id) AS period_id,
+    l.billing_period_id AS paying_id, s.version_id, l.meter_code, l.dimensions, sum(l.quantity) AS quantity
+  FROM of_late_periods l JOIN {SEGMENTS_SQL} s ON l.bucket_at >= s.starts_at AND l.bucket_at < s.ends_at
+  GROUP BY 1, 2, 3, 4, 5)
+SELECT u.period_id, u.version_id, u.meter_code, {VALUE_SQL}, {AGGREGATION_SQL},
+  coalesce(sum(u.quantity) FILTER (WHERE u.paying_id <> :period_id), 0),
+  coalesce(sum(u.quantity) FILTER (WHERE u.paying_id = :period_id), 0)
+FROM used u JOIN billing_periods paying ON paying.organization_id = :organization_id AND paying.id = u.paying_id
+JOIN meters m ON m.code = u.meter_code
+{quantities.price_join("u.version_id", "u.meter_code", "u.dimensions")}
 WHERE paying.seq <= (SELECT seq FROM billing_periods WHERE organization_id = :organization_id AND id = :period_id)
 GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4""")
 
@@ -98,9 +105,10 @@ def late_period_quantities(
     return quantities.replace_late_sums(session, organization_id, period_id, rows)
 
 
-_LIVE_TOTALS = text(f"""WITH live AS ({LIVE_USAGE_SQL})
-  SELECT l.meter_code AS meter, {AGGREGATION_SQL} AS aggregation, sum(l.quantity) AS quantity
-  FROM live l JOIN meters m ON m.code = l.meter_code WHERE l.billing_period_id = :period_id GROUP BY 1, 2""")
+_LIVE_TOTALS = text(f"""WITH live AS ({LIVE_USAGE_SQL}),
+  used AS (SELECT meter_code, sum(quantity) AS quantity FROM live WHERE billing_period_id = :period_id GROUP BY 1)
+  SELECT u.meter_code AS meter, {AGGREGATION_SQL} AS aggregation, u.quantity
+  FROM used u JOIN meters m ON m.code = u.meter_code""")
 
 
 def get_totals(session: Session, organization_id: UUID, period_id: UUID) -> dict[str, Decimal]:

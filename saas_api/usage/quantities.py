@@ -251,10 +251,10 @@ JOIN billing_periods paying ON paying.organization_id = e.organization_id AND pa
 JOIN {SEGMENTS_SQL} {_IN_FORCE}"""
 _IS_OF_LATE_PERIOD = """e.organization_id = :organization_id
   AND paying.seq <= (SELECT seq FROM billing_periods WHERE organization_id = :organization_id AND id = :period_id)
-  AND (e.late_for_period_id IN (SELECT id FROM late_periods)
-    OR e.late_for_period_id IS NULL AND e.billing_period_id IN (SELECT id FROM late_periods))"""
-_LATE_PERIODS = """late_periods AS (SELECT DISTINCT late_for_period_id AS id FROM usage_events
-  WHERE organization_id = :organization_id AND billing_period_id = :period_id AND late_for_period_id IS NOT NULL)"""
+  AND (e.late_for_period_id = ANY (:late_periods)
+    OR e.late_for_period_id IS NULL AND e.billing_period_id = ANY (:late_periods))"""
+_LATE_PERIODS = text("""SELECT DISTINCT late_for_period_id FROM usage_events
+  WHERE organization_id = :organization_id AND billing_period_id = :period_id AND late_for_period_id IS NOT NULL""")
 # Each event counts in what was billed before, in what comes to it now, or in both.
 _LATE_FACTS = f"""SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS period_id, s.version_id, e.meter_code,
     {VALUE_SQL} AS value, moment.is_now, {EXACT_COLUMNS}
@@ -276,10 +276,8 @@ _LATE_SUMS = f"""SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS p
     coalesce(sum(e.quantity) FILTER (WHERE paying.id <> :period_id), 0) AS billed,
     coalesce(sum(e.quantity) FILTER (WHERE paying.id = :period_id), 0) AS quantity
   FROM {_LATE_EVENTS} {{join}} WHERE {_IS_OF_LATE_PERIOD} AND {{condition}} GROUP BY 1, 2, 3, 4"""
-_LATE_QUANTITIES = text(
-    f"WITH {_LATE_PERIODS} {_sums_sql('period_id, version_id, meter', 'billed, quantity', _LATE_SUMS)}"
-)
-_LATE_EXACT = text(f"""WITH late_periods AS (SELECT unnest(CAST(:late_periods AS uuid[])) AS id), exact AS (
+_LATE_QUANTITIES = text(_sums_sql("period_id, version_id, meter", "billed, quantity", _LATE_SUMS))
+_LATE_EXACT = text(f"""WITH exact AS (
   {exact_sql("period_id, version_id, meter_code, value, is_now", _LATE_FACTS)})
 SELECT period_id, version_id, meter_code, value, aggregation, coalesce(sum(quantity) FILTER (WHERE NOT is_now), 0),
   coalesce(sum(quantity) FILTER (WHERE is_now), 0) - coalesce(sum(quantity) FILTER (WHERE NOT is_now), 0)
@@ -289,7 +287,11 @@ FROM exact GROUP BY 1, 2, 3, 4, 5""")
 def late_period_quantities(session: Session, organization_id: UUID, period_id: UUID) -> list[LatePeriodQuantity]:
     """All usage of the closed periods whose late usage a period pays for, by period, plan version, meter and value."""
     values: dict[str, Any] = {"organization_id": organization_id, "period_id": period_id}
-    rows = [LatePeriodQuantity(*row) for row in session.execute(_LATE_QUANTITIES, values)]
+    late_periods = list(session.scalars(_LATE_PERIODS, values))
+    if not late_periods:
+        return []
+    found = session.execute(_LATE_QUANTITIES, {**values, "late_periods": late_periods})
+    rows = [LatePeriodQuantity(*row) for row in found]
     return replace_late_sums(session, organization_id, period_id, rows)
 
 

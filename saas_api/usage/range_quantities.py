@@ -40,16 +40,16 @@ _PERIODS = """periods AS (
   SELECT organization_id, id, starts_at, ends_at FROM billing_periods
   WHERE organization_id = :organization_id AND ends_at > :starts_at AND starts_at < :ends_at)"""
 _SUMS = text(f"""
-WITH live AS ({LIVE_USAGE_SQL}), {_PERIODS}, segments AS {SEGMENTS_SQL}
-SELECT p.starts_at, p.ends_at, s.version_id, l.meter_code, {VALUE_SQL}, {AGGREGATION_SQL},
-  coalesce(sum(l.quantity) FILTER (WHERE l.bucket_at < :starts_at), 0), sum(l.quantity)
-FROM live l
-JOIN periods p ON p.id = CASE l.late_for_period_id WHEN '{NIL_UUID}' THEN l.billing_period_id
-  ELSE l.late_for_period_id END
-JOIN segments s ON l.bucket_at >= s.starts_at AND l.bucket_at < s.ends_at
-JOIN meters m ON m.code = l.meter_code
-{quantities.price_join("s.version_id", "l.meter_code", "l.dimensions")}
-WHERE l.bucket_at >= (SELECT min(starts_at) FROM periods) AND l.bucket_at < :ends_at
+WITH live AS ({LIVE_USAGE_SQL}), {_PERIODS},
+used AS (
+  SELECT coalesce(nullif(l.late_for_period_id, '{NIL_UUID}'), l.billing_period_id) AS period_id,
+    s.version_id, l.meter_code, l.dimensions, coalesce(sum(l.quantity) FILTER (WHERE l.bucket_at < :starts_at), 0)
+      AS before, sum(l.quantity) AS through
+  FROM live l JOIN {SEGMENTS_SQL} s ON l.bucket_at >= s.starts_at AND l.bucket_at < s.ends_at
+  WHERE l.bucket_at >= (SELECT min(starts_at) FROM periods) AND l.bucket_at < :ends_at GROUP BY 1, 2, 3, 4)
+SELECT p.starts_at, p.ends_at, u.version_id, u.meter_code, {VALUE_SQL}, {AGGREGATION_SQL}, sum(u.before), sum(u.through)
+FROM used u JOIN periods p ON p.id = u.period_id JOIN meters m ON m.code = u.meter_code
+{quantities.price_join("u.version_id", "u.meter_code", "u.dimensions")}
 GROUP BY 1, 2, 3, 4, 5, 6""")
 _EXACT_FACTS = f"""
 SELECT p.starts_at, p.ends_at, s.plan_version_id, e.meter_code, coalesce(d.dimension_value, '') AS value,
