@@ -15,8 +15,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.core.ids import NIL_UUID
-from saas_api.usage import quantities
-from saas_api.usage.ledger import SEGMENTS_SQL, LineSlice, slice_value_condition
+from saas_api.usage import ledger, quantities
+from saas_api.usage.ledger import SEGMENTS_SQL, LineSlice
 from saas_api.usage.quantities import (
     AGGREGATION_SQL,
     EXACT_COLUMNS,
@@ -198,7 +198,7 @@ SELECT coalesce(sum(l.event_count), 0)::bigint, coalesce(sum(l.reversal_count), 
 FROM live l JOIN {SEGMENTS_SQL} s ON l.bucket_at >= s.starts_at AND l.bucket_at < s.ends_at
 WHERE l.billing_period_id = :period_id AND l.meter_code = :meter AND s.version_id = :version_id
   AND l.late_for_period_id = coalesce(CAST(:late_for_period_id AS uuid), '{NIL_UUID}')
-  AND {slice_value_condition("l.dimensions")}""")
+  AND {ledger.slice_value_condition("l.dimensions")}""")
 
 
 def count_slice(session: Session, line: LineSlice) -> SliceTotals:
