@@ -54,7 +54,7 @@ def authenticate() -> None:
         return
     view_access, operation = metadata
     values = request_context.current_values()
-    values.refusal = None
+    values.refusal, values.view_access = None, view_access
     if is_page:
         browser_sessions.authenticate_page(view_access)
         if "principal" in values:
@@ -96,7 +96,7 @@ def enforce_limits() -> None:
         keys.mark_used(values.principal.organization_id, values.principal.id)
     if values.get("refusal"):
         raise values.refusal
-    if "principal" in values and not _is_console_view():
+    if "principal" in values and values.view_access.operator_role is None:
         _bind_organization(values.principal)
 
 
@@ -118,7 +118,7 @@ def finish_request(response: Response) -> Response:
     if response.status_code >= 400 or values.get("is_replayed"):
         limiter.release_quota(call)
     if decision.windows:
-        response.headers.extend(responses.rate_limit_headers(call, decision))
+        http.append_headers(response, responses.rate_limit_headers(call, decision))
     return response
 
 
@@ -157,11 +157,6 @@ def _get_view_metadata() -> tuple[Access, Operation | None]:
     if metadata is None:
         raise ServiceUnavailable
     return metadata
-
-
-def _is_console_view() -> bool:
-    metadata = _find_view_metadata()
-    return metadata is not None and metadata[0].operator_role is not None
 
 
 def _authorize_and_parse(view_access: Access, operation: Operation | None) -> None:

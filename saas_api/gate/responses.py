@@ -24,7 +24,7 @@ def rate_limited_response(error: RateLimitExceeded) -> Response:
     return error_pages.render_error(refusals.rate_limit_error(item.amount, item.get_expiry(), wait_seconds, scope))
 
 
-def rate_limit_headers(call: LimitRequest, decision: LimitDecision) -> dict[str, str]:
+def rate_limit_headers(call: LimitRequest, decision: LimitDecision) -> list[tuple[str, str]]:
     """Headers of the window with the fewest remaining requests.
 
     source: draft-ietf-httpapi-ratelimit-headers-11, and the older X-RateLimit fields
@@ -34,10 +34,10 @@ def rate_limit_headers(call: LimitRequest, decision: LimitDecision) -> dict[str,
     remaining, reset_ms = decision.windows[index]
     seconds = -(-reset_ms // 1000)
     policies = (f'"{name}";q={limit};w={ms // 1000}' for name, (limit, ms) in zip(names, call.windows, strict=False))
-    return {
-        "X-RateLimit-Limit": str(call.windows[index][0]),
-        "X-RateLimit-Remaining": str(remaining),
-        "X-RateLimit-Reset": str(int(time.time()) + seconds),
-        "RateLimit-Policy": ", ".join(policies),
-        "RateLimit": f'"{names[index]}";r={remaining};t={seconds}',
-    }
+    return [
+        ("X-RateLimit-Limit", str(call.windows[index][0])),
+        ("X-RateLimit-Remaining", str(remaining)),
+        ("X-RateLimit-Reset", str(int(time.time()) + seconds)),
+        ("RateLimit-Policy", ", ".join(policies)),
+        ("RateLimit", f'"{names[index]}";r={remaining};t={seconds}'),
+    ]

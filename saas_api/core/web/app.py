@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -71,10 +71,10 @@ _EXPOSED_HEADERS = (
 )
 
 
-def _security_headers(app_url: str) -> Mapping[str, str]:
+def _security_headers(app_url: str) -> Sequence[tuple[str, str]]:
     """Headers of every response."""
-    is_secure = app_url.startswith("https://")
-    return {**_SECURITY_HEADERS, "Strict-Transport-Security": "max-age=31536000"} if is_secure else _SECURITY_HEADERS
+    transport = {"Strict-Transport-Security": "max-age=31536000"} if app_url.startswith("https://") else {}
+    return list({**_SECURITY_HEADERS, **transport}.items())
 
 
 def page_csp(connect_to: Sequence[str] = ()) -> str:
@@ -177,35 +177,39 @@ def _start_request() -> None:
 
 
 def _add_response_headers(response: Response) -> Response:
-    headers = response.headers
-    headers["X-Request-Id"] = g.get("request_id") or _new_request_id()
-    headers.extend(current_app.extensions["security_headers"])
-    headers.setdefault("Cache-Control", "no-store")
-    if response.mimetype == "application/json":
-        headers.setdefault("Content-Security-Policy", _JSON_CSP)
-    else:
-        headers["X-Frame-Options"] = "DENY"
-        headers.setdefault("Content-Security-Policy", _PAGE_CSP)
-    if request.path.startswith("/api/"):
-        _allow_origin(response)
+    present = {name.lower() for name, _ in response.headers}
+    is_json = response.mimetype == "application/json"
+    headers = [("X-Request-Id", g.get("request_id") or _new_request_id())]
+    headers += current_app.extensions["security_headers"]
+    if "cache-control" not in present:
+        headers.append(("Cache-Control", "no-store"))
+    if not is_json:
+        headers.append(("X-Frame-Options", "DENY"))
+    if "content-security-policy" not in present:
+        headers.append(("Content-Security-Policy", _JSON_CSP if is_json else _PAGE_CSP))
+    incoming = request_context.current_request()
+    if incoming.path.startswith("/api/"):
+        headers += _cross_origin_headers(incoming)
+        if "vary" in present:
+            response.vary.add("Origin")
+        else:
+            headers.append(("Vary", "Origin"))
+    http.append_headers(response, headers)
     return response
 
 
-def _allow_origin(response: Response) -> None:
-    headers = response.headers
-    if "Vary" in headers:
-        response.vary.add("Origin")
-    else:
-        headers["Vary"] = "Origin"
-    origin = request.environ.get("HTTP_ORIGIN")
+def _cross_origin_headers(incoming: Request) -> list[tuple[str, str]]:
+    origin = incoming.environ.get("HTTP_ORIGIN")
     if origin is None or origin not in setting("CORS_ORIGINS"):
-        return
-    headers["Access-Control-Allow-Origin"] = origin
-    headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
-    if request.method == "OPTIONS":
-        headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
-        headers["Access-Control-Allow-Headers"] = "Authorization, X-API-Key, Content-Type, Idempotency-Key"
-        headers["Access-Control-Max-Age"] = "600"
+        return []
+    headers = [("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", _EXPOSED_HEADERS)]
+    if incoming.method == "OPTIONS":
+        headers += [
+            ("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE"),
+            ("Access-Control-Allow-Headers", "Authorization, X-API-Key, Content-Type, Idempotency-Key"),
+            ("Access-Control-Max-Age", "600"),
+        ]
+    return headers
 
 
 def _handle_integrity_error(error: IntegrityError) -> Response:

@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import marshmallow as ma
@@ -63,6 +63,14 @@ def make_json_response(body: bytes, status: int, headers: Mapping[str, str] | No
     if headers:
         response.headers.extend(headers)
     return response
+
+
+def append_headers(response: Response, headers: Iterable[tuple[str, str]]) -> None:
+    """Append headers that the response does not have yet, all at once.
+
+    headers: of this application, whose values have no line breaks: `Headers.extend` would check each of them again
+    """
+    response.headers._list.extend(headers)  # noqa: SLF001 - there is no public way without the checks
 
 
 def require_plain_body(incoming: Request) -> None:
