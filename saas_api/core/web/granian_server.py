@@ -5,6 +5,7 @@ granian has no deadline for a body or for a response; docs/deployment.md says wh
 
 import functools
 import ipaddress
+import os
 import signal
 import sys
 import threading
@@ -116,15 +117,21 @@ def run(settings: Mapping[str, Any], load_application: Callable[[], Flask]) -> N
         respawn_failed_workers=True,
         workers_kill_timeout=serving.STOP_SECONDS,
     )
-    loader = functools.partial(_load, load_application, settings["TRUSTED_PROXY_IPS"])
+    loader = functools.partial(_load, os.getpid(), load_application, settings["TRUSTED_PROXY_IPS"])
     server.serve(target_loader=loader, wrap_loader=False)
 
 
-def _load(load_application: Callable[[], Flask], proxies: Sequence[str]) -> BufferedApplication:
-    """Load the application in a web process; an error ends the server, because the next process would meet it too."""
+def _load(supervisor: int, load_application: Callable[[], Flask], proxies: Sequence[str]) -> BufferedApplication:
+    """Load the application in a web process; an error ends the server, because the next process would meet it too.
+
+    supervisor: its process id
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the supervisor's handlers are inherited, and would only set a flag
     end_with_parent = processes.parent_death_signal(signal.SIGTERM)
     if end_with_parent:
         end_with_parent()
+    if os.getppid() != supervisor:
+        sys.exit()
     try:
         application = load_application()
         serving.require_isolation(application)

@@ -387,3 +387,15 @@ def test_web_process_ends_with_the_granian_that_started_it(config: dict[str, Any
     server.process.wait()
     _, alive = psutil.wait_procs(children, MANY_SECONDS)
     assert not alive
+
+
+def test_granian_that_is_stopped_while_it_starts_ends(config: dict[str, Any], tmp_path: Path) -> None:
+    """A process that loads the application has no handler of its own yet."""
+    started = web_server.start(config, tmp_path / "log", SERVER="granian")
+    deadline = time.monotonic() + MANY_SECONDS
+    while not web_server.process_of(started).children():
+        assert time.monotonic() < deadline
+    [child] = web_server.process_of(started).children()
+    started.process.terminate()
+    assert started.process.wait(MANY_SECONDS) == 0
+    assert not child.is_running()
