@@ -11,7 +11,7 @@ from saas_api.api_keys import api as api_keys_api
 from saas_api.billing import api as billing_api
 from saas_api.billing import plan_api, usage_api
 from saas_api.core import domain
-from saas_api.core.web import http
+from saas_api.core.web import http, templating
 from saas_api.dashboard import blueprint as dashboard
 from saas_api.docs import blueprint as docs
 from saas_api.messages import api as messages_api
@@ -51,11 +51,12 @@ def is_offered(blueprint: Blueprint, services: Collection[str]) -> bool:
 
 
 def register(app: Flask, services: Collection[str]) -> None:
-    """Register the blueprints.
+    """Register the blueprints, and the templates of their pages.
 
     services: the setting SERVICES
     raises: ValueError when it names a service that there is not
     """
+    templating.init_templates(app)
     unknown = {*services} - domain.registry.services - {"all"}
     if unknown:
         known = ", ".join(sorted(domain.registry.services))

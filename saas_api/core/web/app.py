@@ -32,7 +32,7 @@ from saas_api.core.errors import (
 )
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import ROOT, setting
-from saas_api.core.web import error_pages, http, templating
+from saas_api.core.web import error_pages, http
 
 log = get_logger(__name__)
 
@@ -142,9 +142,8 @@ class OrjsonProvider(JSONProvider):
 
 
 def init_app(app: Flask) -> None:
-    """Register request ids, security headers, JSON, templates and error handlers."""
+    """Register request ids, security headers, JSON and error handlers."""
     app.json = OrjsonProvider(app)
-    templating.init_templates(app)
     app.before_request(_start_request)
     app.after_request(_add_response_headers)
     app.extensions["security_headers"] = _security_headers(app.config["APP_URL"])
