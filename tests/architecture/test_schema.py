@@ -1,5 +1,6 @@
 """The schema as PostgreSQL holds it: every tenant table isolated, models and migrations alike, and a way back."""
 
+import contextlib
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,8 +57,9 @@ ROWS = {
     " VALUES ('{org}', '{x}', 's', 'k', 'sms', 1, now())",
     "holds": "(organization_id, id, mode, source, idempotency_key, meter_code, quantity, created_at, expires_at)"
     " VALUES ('{org}', '{x}', 'live', 's', 'k', 'sms', 1, now(), now() + interval '1 hour')",
-    "usage_rollups": "(organization_id, billing_period_id, bucket_at, meter_code, source, is_late, quantity,"
-    " event_count) VALUES ('{org}', '{x}', now(), 'sms', 's', false, 1, 1)",
+    "usage_rollups": "(organization_id, billing_period_id, bucket_at, meter_code, source, quantity, event_count,"
+    " reversal_count, first_at, last_at) VALUES ('{org}', '{x}', now(), 'sms', 's', 1, 1, 0, now(), now())",
+    "usage_events_ahead": "(organization_id, event_id, occurred_at) VALUES ('{org}', '{x}', now())",
     "request_counts": "(organization_id, bucket_at, api_key_id, route, method, mode, outcome, requests)"
     " VALUES ('{org}', now(), '{x}', 'r', 'GET', 'live', 'failed', 1)",
     "invoices": "(organization_id, kind, currency, rule_version) VALUES ('{org}', 'manual', 'USD', 1)",
@@ -242,6 +244,27 @@ def test_provider_events_of_the_version_before_keep_their_progress(config: dict[
         with engine.begin() as connection:
             states = connection.exec_driver_sql("SELECT state FROM provider_events ORDER BY event_id").scalars().all()
         assert states == ["received", "processed", "quarantined"]
+
+
+ROLLUP_OF_0020 = """
+INSERT INTO usage_rollups (organization_id, billing_period_id, bucket_at, meter_code, source, is_late, quantity,
+  event_count) VALUES (gen_random_uuid(), gen_random_uuid(), now(), 'sms', 's', false, 1, 1)"""
+
+
+def test_rollups_are_emptied_for_the_next_roll_up_to_rebuild(config: dict[str, Any], superuser: Any) -> None:
+    with empty_database(config, superuser) as (app, _), app.app_context():
+        upgrade(revision="0020")
+        with contextlib.closing(psycopg2.connect(superuser.dsn, dbname="there_and_back")) as connection:
+            with connection, connection.cursor() as cursor:
+                cursor.execute("SET LOCAL session_replication_role = replica")
+                cursor.execute(ROLLUP_OF_0020)
+                cursor.execute("UPDATE usage_watermark SET through_xid = 900, floor_at = now()")
+            for step in (lambda: upgrade(revision="0021"), lambda: downgrade(revision="0020")):
+                step()
+                with connection, connection.cursor() as cursor:
+                    cursor.execute("""SELECT (SELECT count(*) FROM usage_rollups), through_xid, floor_at::text
+                      FROM usage_watermark""")
+                    assert cursor.fetchall() == [(0, 0, "-infinity")]
 
 
 @contextmanager
