@@ -25,7 +25,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from saas_api.core import request_context
-from saas_api.core.limits.thread_connection import ThreadConnections
+from saas_api.core.limits.direct_connections import DirectConnections
 from saas_api.core.observability import get_logger
 
 log = get_logger(__name__)
@@ -161,7 +161,7 @@ class CircuitBreakerStorage(RedisStorage):
         self.failures = 0
         self.retry_at = 0.0
         super().__init__(uri.removeprefix("saas+"), **options)
-        self.connections = ThreadConnections(self.storage)
+        self.connections = DirectConnections(self.storage)
         self.gate_script = self.storage.register_script(_SCRIPT)
         self.publish_script = self.storage.register_script(_PUBLISH_GENERATION)
         self.adjust_script = self.storage.register_script(_ADJUST_COUNTERS)

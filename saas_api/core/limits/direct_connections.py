@@ -1,16 +1,17 @@
-"""Commands to Redis on a connection of the calling thread, for what every call of the API asks.
+"""Commands to Redis without the layers of redis-py, for what every call of the API asks.
 
 A connection of redis-py logs in, encrypts, keeps the time-outs and parses with hiredis. Its pool, retries and command
-objects cost more than Redis itself and are left out: a thread reads what it has asked before it asks anything else.
+objects cost more than Redis itself and are left out: who has taken a connection reads what it has asked, and then puts
+the connection back.
 """
 
 import os
-import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import hiredis
 import redis
+from redis.commands.core import Script
 from redis.exceptions import NoScriptError
 
 Command = tuple[Any, ...]
@@ -18,19 +19,19 @@ Command = tuple[Any, ...]
 
 
 class _HeldConnection(NamedTuple):
-    """A thread's connection, with the pool and the process for which it was made."""
+    """A connection, with the pool and the process for which it was made."""
 
     connection: Any
     pool: redis.ConnectionPool
     process_id: int
 
 
-class ThreadConnections:
-    """Connections of the threads of a process, with the address, login and time-outs of a client's pool."""
+class DirectConnections:
+    """As many connections as threads ask at once, with the address, login and time-outs of a client's pool."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._threads = threading.local()
+        self._idle: list[_HeldConnection] = []  # append and pop are atomic, so it needs no lock
 
     def execute(self, *commands: Command) -> list[Any]:
         """The answers to some commands, in one round trip.
@@ -38,23 +39,22 @@ class ThreadConnections:
         raises: RedisError: the first error answer after all were read; ConnectionError or TimeoutError, after which the
             commands may have run
         """
-        connection = self._open()
+        packed = b"".join([hiredis.pack_command(command) for command in commands])
+        held = self._take()
+        connection = held.connection
         try:
-            connection.send_packed_command(
-                [b"".join(hiredis.pack_command(command) for command in commands)], check_health=False
-            )
+            connection.send_packed_command([packed], check_health=False)
             answers = [_read_answer(connection) for _ in commands]
         except BaseException:
             connection.disconnect()  # what Redis still answers would be taken for the answer to the next command
             raise
+        self._idle.append(held)
         for answer in answers:
             if isinstance(answer, redis.ResponseError):
                 raise answer
         return answers
 
-    def run_script(
-        self, script: redis.commands.core.Script, keys: Sequence[str], arguments: Sequence[Any], *before: Command
-    ) -> list[Any]:
+    def run_script(self, script: Script, keys: Sequence[str], arguments: Sequence[Any], *before: Command) -> list[Any]:
         """The answers to some commands and to a script after them, in one round trip.
 
         raises: as `execute`
@@ -64,19 +64,23 @@ class ThreadConnections:
         except NoScriptError:  # Redis was restarted
             return self.execute(*before, ("EVAL", script.script, len(keys), *keys, *arguments))
 
-    def _open(self) -> Any:
-        """The connection of this thread: a new one after a fork, connected again where the server has closed it."""
-        held: _HeldConnection | None = getattr(self._threads, "held", None)
-        pool = self._client.connection_pool
-        if held is None or held.pool is not pool or held.process_id != os.getpid():
-            connection = pool.connection_class(**pool.connection_kwargs)
-            held = self._threads.held = _HeldConnection(connection, pool, os.getpid())
-        connection = held.connection
-        if connection.is_connected and _is_closed_by_server(connection):
-            connection.disconnect()
-        if not connection.is_connected:
-            connection.connect()
-        return connection
+    def _take(self) -> _HeldConnection:
+        """The connection that was used last, connected again where the server has closed it, or a new one."""
+        pool, process_id = self._client.connection_pool, os.getpid()
+        while self._idle:
+            try:
+                held = self._idle.pop()
+            except IndexError:  # another thread was faster
+                break
+            if held.pool is not pool or held.process_id != process_id:  # after a fork it belongs to the parent
+                continue
+            if _is_closed_by_server(held.connection):
+                held.connection.disconnect()
+                held.connection.connect()
+            return held
+        connection = pool.connection_class(**pool.connection_kwargs)
+        connection.connect()
+        return _HeldConnection(connection, pool, process_id)
 
 
 def _is_closed_by_server(connection: Any) -> bool:

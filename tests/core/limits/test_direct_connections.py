@@ -1,9 +1,8 @@
-"""Commands to Redis on a connection of the calling thread: every kind of address, errors, time-outs, forks."""
+"""Commands to Redis without the layers of redis-py: every kind of address, errors, time-outs, threads, forks."""
 
 import os
 import socket
 import ssl
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ import redis
 from redis.commands.core import Script
 
 from saas_api.core.limits import limiter
-from saas_api.core.limits.thread_connection import ThreadConnections
+from saas_api.core.limits.direct_connections import DirectConnections
 from tests.support import certificates
 from tests.support.redis_relay import relay
 
@@ -30,20 +29,20 @@ def control(config: dict[str, Any]) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def connections(config: dict[str, Any]) -> ThreadConnections:
+def connections(config: dict[str, Any]) -> DirectConnections:
     return connections_to(config["REDIS_URL"])
 
 
-def connections_to(url: str) -> ThreadConnections:
-    return ThreadConnections(redis.Redis(connection_pool=limiter.low_latency_pool(url)))
+def connections_to(url: str) -> DirectConnections:
+    return DirectConnections(redis.Redis(connection_pool=limiter.low_latency_pool(url)))
 
 
-def connection_id(connections: ThreadConnections) -> int:
+def connection_id(connections: DirectConnections) -> int:
     """Redis' own number of this thread's connection."""
     return int(connections.execute(("CLIENT", "ID"))[0])
 
 
-def test_one_round_trip_answers_several_commands(connections: ThreadConnections) -> None:
+def test_one_round_trip_answers_several_commands(connections: DirectConnections) -> None:
     assert connections.execute(("SET", "a", 1), ("INCR", "a"), ("GET", "a")) == [b"OK", 2, b"2"]
 
 
@@ -78,7 +77,7 @@ def test_host_and_port_with_tls(config: dict[str, Any], tmp_path: Path) -> None:
             connections_to(url).execute(("ECHO", "hello"))
 
 
-def test_script_that_redis_has_lost_is_sent_again(connections: ThreadConnections, control: redis.Redis) -> None:
+def test_script_that_redis_has_lost_is_sent_again(connections: DirectConnections, control: redis.Redis) -> None:
     script = Script(control, ECHO)
     control.script_flush()
     control.set("a", 5)
@@ -87,14 +86,14 @@ def test_script_that_redis_has_lost_is_sent_again(connections: ThreadConnections
     assert control.script_exists(script.sha) == [True]
 
 
-def test_error_among_the_answers_is_raised_after_all_of_them_are_read(connections: ThreadConnections) -> None:
+def test_error_among_the_answers_is_raised_after_all_of_them_are_read(connections: DirectConnections) -> None:
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         connections.execute(("RPUSH", "list", 1), ("GET", "list"), ("ECHO", "not read"))
     assert connections.execute(("ECHO", "next")) == [b"next"]
 
 
 def test_connection_that_the_server_has_closed_is_replaced(
-    connections: ThreadConnections, control: redis.Redis
+    connections: DirectConnections, control: redis.Redis
 ) -> None:
     first = connection_id(connections)
     control.client_kill_filter(_id=str(first))
@@ -102,7 +101,7 @@ def test_connection_that_the_server_has_closed_is_replaced(
 
 
 def test_late_answer_is_not_taken_for_that_of_the_next_command(
-    connections: ThreadConnections, control: redis.Redis
+    connections: DirectConnections, control: redis.Redis
 ) -> None:
     connections.execute(("PING",))
     control.execute_command("CLIENT", "PAUSE", "200", "ALL")
@@ -120,21 +119,22 @@ def test_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
             connections_to(f"unix://{tmp_path / 'hung.sock'}").execute(("PING",))
 
 
-def test_each_thread_has_its_own_connection_and_keeps_it(connections: ThreadConnections) -> None:
-    are_open = threading.Barrier(4)
-
-    def find_ids(_: int) -> tuple[int, int]:
-        first = connection_id(connections)
-        are_open.wait(10)
-        return first, connection_id(connections)
-
+def test_threads_that_ask_at_once_have_connections_of_their_own(
+    connections: DirectConnections, control: redis.Redis
+) -> None:
+    control.delete("answer")
+    before = connection_id(connections)
     with ThreadPoolExecutor(4) as pool:
-        ids = list(pool.map(find_ids, range(4)))
-    assert all(first == second for first, second in ids)
-    assert len({first for first, _ in ids}) == 4
+        asked = [pool.submit(connections.execute, ("CLIENT", "ID"), ("BLPOP", "answer", 5)) for _ in range(4)]
+        control.rpush("answer", *range(4))
+        answers = [future.result() for future in asked]
+    assert sorted(value for _, (_, value) in answers) == [b"0", b"1", b"2", b"3"]
+    assert before in {number for number, _ in answers}
+    assert len(connections._idle) == len({number for number, _ in answers})
+    assert connection_id(connections) in {number for number, _ in answers}
 
 
-def test_forked_process_opens_a_connection_of_its_own(connections: ThreadConnections) -> None:
+def test_forked_process_opens_a_connection_of_its_own(connections: DirectConnections) -> None:
     before = connection_id(connections)
     read_end, write_end = os.pipe()
     child = os.fork()
@@ -148,7 +148,7 @@ def test_forked_process_opens_a_connection_of_its_own(connections: ThreadConnect
     assert connection_id(connections) == before
 
 
-def test_changed_pool_is_used_from_the_next_command_on(connections: ThreadConnections, config: dict[str, Any]) -> None:
+def test_changed_pool_is_used_from_the_next_command_on(connections: DirectConnections, config: dict[str, Any]) -> None:
     before = connection_id(connections)
     connections._client.connection_pool = limiter.low_latency_pool(config["REDIS_URL"])
     assert connection_id(connections) != before
