@@ -15,8 +15,6 @@ from tests.faults.stack import OPEN, Stack
 from tests.support.messages import SEND, SMS
 from tests.support.web_server import WebServer
 
-MOST_MIB = 120
-"""What a process may have after load."""
 PAGES = ("/", "/login", "/docs/", "/api/v1/messages", "/api/v1/usage", "/api/v1/billing/plans")
 _ROLES = ("web", "worker", "scheduler")
 _MIB = 2**20
