@@ -17,6 +17,7 @@ from functools import cache
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from saas_api.core.db import engine, tenancy
 from saas_api.core.db.engine import db
@@ -24,8 +25,6 @@ from saas_api.core.db.prepared import Statement
 
 # A batch that has to wait, such as for a period that is being closed, must not hold up other organizations.
 _WAIT_FOR_NO_LOCK: Statement = ("SELECT set_config('lock_timeout', '10ms', true)", {})
-
-
 MAX_TRANSACTIONS = 2
 """At the same time, of one process. With one, every batch waits for two commits; with more, fewer batches share one."""
 
@@ -43,11 +42,15 @@ def write(organization_id: UUID, statements: Sequence[Statement]) -> None:
 
 
 class _Turn(Enum):
-    """What a waiting thread does next."""
+    """What a waiting thread does next.
+
+    GIVE_UP: the pool is full, and was waited for long enough
+    """
 
     WRITE_FOR_ALL = auto()
     RETURN = auto()
     WRITE_ALONE = auto()
+    GIVE_UP = auto()
 
 
 class WaitingBatch:
@@ -81,7 +84,10 @@ class GroupWriter:
         self.writing = 0
 
     def write(self, statements: Sequence[Statement]) -> bool:
-        """Write a batch with those of other threads; False if its caller has to execute it alone."""
+        """Write a batch with those of other threads; False if its caller has to execute it alone.
+
+        raises: PoolTimeout
+        """
         batch = WaitingBatch(statements)
         with self._lock:
             is_free = self.writing < MAX_TRANSACTIONS
@@ -92,6 +98,8 @@ class GroupWriter:
         turn = _Turn.WRITE_FOR_ALL if is_free else batch.wait()
         if turn is _Turn.WRITE_FOR_ALL:
             turn = self._write_for_all(batch)
+        if turn is _Turn.GIVE_UP:
+            raise PoolTimeout("the pool is full")
         return turn is _Turn.RETURN
 
     def _write_for_all(self, own: WaitingBatch) -> _Turn:
@@ -101,8 +109,7 @@ class GroupWriter:
         turn = _Turn.WRITE_ALONE  # where the transaction failed, and each batch raises what concerns it
         try:
             with contextlib.suppress(Exception):
-                engine.send_batch(statements)
-                turn = _Turn.RETURN
+                turn = _send(statements)
         finally:
             self._hand_over()
             for batch in others:
@@ -116,6 +123,14 @@ class GroupWriter:
                 self.waiting.pop(0).go_on(_Turn.WRITE_FOR_ALL)
             else:
                 self.writing -= 1
+
+
+def _send(statements: Sequence[Statement]) -> _Turn:
+    try:
+        engine.send_batch(statements)
+    except PoolTimeout:
+        return _Turn.GIVE_UP
+    return _Turn.RETURN
 
 
 @cache

@@ -140,11 +140,25 @@ def test_organization_whose_period_is_being_closed_holds_up_no_other(context: Fl
     assert len(bodies(acme)) == 1
 
 
-def test_full_pool_fails_every_batch_of_the_group(context: Flask, monkeypatch: pytest.MonkeyPatch, acme: UUID) -> None:
-    with database_pool.single_connection(context, monkeypatch, wait_seconds=0.05):
-        with database_pool.held_connection(), pytest.raises(sa.exc.TimeoutError):
+def test_full_pool_is_waited_for_once_and_fails_every_batch(
+    context: Flask, monkeypatch: pytest.MonkeyPatch, acme: UUID
+) -> None:
+    raised: list[str] = []
+
+    def call() -> None:
+        with context.app_context(), pytest.raises(sa.exc.TimeoutError) as caught:
             insert(acme)()
+        raised.append(str(caught.value))
+
+    threads = [threading.Thread(target=call) for _ in range(2 * group_commit.MAX_TRANSACTIONS)]
+    with database_pool.single_connection(context, monkeypatch, wait_seconds=0.2):
+        with database_pool.held_connection():
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
         insert(acme)()
+    assert raised == ["the pool is full"] * len(threads)  # by the first wait for it; nobody waits a second time
     assert len(bodies(acme)) == 1
 
 
