@@ -51,6 +51,7 @@ class _Endpoint:
         self._held: deque[tuple[ClaimedDelivery, float]] = deque()
         self._in_flight: dict[UUID, ClaimedDelivery] = {}
         self._results: list[AttemptResult] = []
+        self._is_failure_unrecorded = False
         self._mean_seconds = 0.0
 
     @property
@@ -88,7 +89,8 @@ class _Endpoint:
     def hold(self, claimed: ClaimedDeliveries, until: float) -> None:
         """Hold claimed deliveries until threads send them, at the latest at a monotonic time."""
         with self._lock:
-            self.max_in_flight, self.is_failing = claimed.max_in_flight, claimed.is_failing
+            if not self._is_failure_unrecorded:  # of a request that ended during the claim, which could not know
+                self.max_in_flight, self.is_failing = claimed.max_in_flight, claimed.is_failing
             self.has_more = not claimed.is_all
             self._held.extend((delivery, until) for delivery in claimed.deliveries)
 
@@ -105,6 +107,7 @@ class _Endpoint:
             self.paused_until = 0.0
             if result.is_endpoint_failure:  # what is held is given back
                 self.max_in_flight, self.is_failing = 0, True
+                self._is_failure_unrecorded = True
             if result.duration_ms is not None:
                 seconds = max(0.001, result.duration_ms / 1000)
                 self._mean_seconds = 0.9 * self._mean_seconds + 0.1 * seconds if self._mean_seconds else seconds
@@ -119,6 +122,7 @@ class _Endpoint:
             if not (is_late or self._is_group()):
                 return []
             taken, self._results = self._results, []
+            self._is_failure_unrecorded = False
             return taken
 
     def take_held(self) -> list[ClaimedDelivery]:

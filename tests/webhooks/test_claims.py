@@ -1,12 +1,14 @@
 """Claims beyond what may be in flight: limits across processes, deliveries that are given back, and their attempts."""
 
+import threading
+import time
 from typing import Any
 
 import pytest
 from flask import Flask
 
 from saas_api.core import ids
-from saas_api.webhooks import claims
+from saas_api.webhooks import claims, dispatch
 from saas_api.webhooks.attempts import AttemptResult, ClaimedDelivery
 from saas_api.webhooks.claims import Capacity, ClaimedDeliveries
 from saas_api.webhooks.models import AttemptOutcome
@@ -101,6 +103,19 @@ def test_results_of_two_claims_are_recorded_together(acme: WebhookOrganization, 
     assert record([*first.deliveries, *second.deliveries]) == 0
     assert acme.rows("SELECT status, count(*) FROM webhook_deliveries GROUP BY 1") == [("delivered", EVENTS)]
     assert acme.rows("SELECT DISTINCT n, outcome FROM webhook_attempts") == [(1, "ok")]
+
+
+def test_claim_that_ran_while_a_request_failed_is_given_back(key: Any) -> None:
+    endpoint = dispatch._Endpoint(key, threading.Event())
+    endpoint.hold(claims.claim_deliveries(key, IDLE), time.monotonic() + 60)
+    sent = endpoint.take_next()
+    assert sent
+    endpoint.take_held()
+    during = claims.claim_deliveries(key, Capacity(64, 32, 4, [sent.claim.token], 1))
+    assert endpoint.finish(AttemptResult(sent, AttemptOutcome.TIMEOUT, 1)) is None
+    endpoint.hold(during, time.monotonic() + 60)
+    assert (endpoint.take_next(), endpoint.is_stuck) == (None, True)
+    assert len(endpoint.take_results(is_late=False)) == 1
 
 
 def test_endpoint_that_begins_to_fail_receives_no_held_delivery(app: Flask, acme: WebhookOrganization) -> None:
