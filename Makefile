@@ -40,7 +40,7 @@ faults: $(READY) ## kill, stop and starve the product under load; FAULTS=long fo
 
 .PHONY: bench
 bench: export FLASK_SKIP_DOTENV = 1
-bench: $(READY) ## measure it on this machine; ARGS="--only pages"
+bench: $(READY) ## measure it on this machine; ARGS="--only send"
 	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: screenshots

@@ -58,14 +58,25 @@ def parse_names(_context: click.Context | None, parameter: click.Parameter, text
 )
 @click.option("--variants", default=",".join(send.VARIANTS), show_default=True, callback=parse_names, help="Of send.")
 def main(only: list[str], seconds: float, connections: tuple[int, ...], variants: list[str]) -> None:
-    """Measure the product on engines of its own, print tables and store the results in bench/results/latest.json."""
+    """Measure the product on engines of its own, store the results in bench/results/latest.json, and show them.
+
+    Their tables are printed, and written on docs/performance.md and README.md.
+    """
+    failed = []
     for name in only:
-        if name == "send":
-            result = send.run(seconds, connections or send.CONNECTIONS, variants)
-        else:
-            result = BENCHMARKS[name](seconds, connections[0] if connections else CONNECTIONS)
-        report.save_results({name: result})
+        try:
+            if name == "send":
+                result = send.run(seconds, connections or send.CONNECTIONS, variants)
+            else:
+                result = BENCHMARKS[name](seconds, connections[0] if connections else CONNECTIONS)
+            report.save_results({name: result})
+        except RuntimeError as error:
+            failed.append(name)
+            click.echo(f"{name} failed: {error}", err=True)
+    tables.write_pages()
     click.echo(tables.target_table(report.read_results()))
+    if failed:
+        raise click.ClickException(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

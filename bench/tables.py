@@ -1,6 +1,7 @@
 """Tables of docs/performance.md and figures of the README, written from bench/results/latest.json.
 
-`python -m bench.tables` writes what stands between `<!-- NAME -->` and `<!-- end of NAME -->` on these pages.
+`make bench` and `python -m bench.tables` write what stands on these pages between `<!-- NAME -->` and
+`<!-- end of NAME -->`.
 """
 
 import re
@@ -19,6 +20,8 @@ Results = Mapping[str, Any]
 
 def machine(results: Results) -> str:
     """The machine and the versions, of the newest entry."""
+    if not results:
+        raise KeyError("latest.json")
     entry = max((result for result in results.values()), key=lambda result: str(result["at"]))
     revisions = sorted({result["revision"] for result in results.values()})
     return (
@@ -133,15 +136,22 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
 
 def fill(page: str, results: Results) -> str:
     """A page with its blocks as the results have them."""
-    return _BLOCK.sub(lambda block: f"{block[1]}{BLOCKS[block[2]](results)}\n{block[3]}", page)
+    return _BLOCK.sub(lambda block: f"{block[1]}{_render(block[2], results)}\n{block[3]}", page)
 
 
-def main() -> None:
-    """Write the blocks of all pages."""
+def _render(block: str, results: Results) -> str:
+    try:
+        return BLOCKS[block](results)
+    except (KeyError, ValueError):
+        return "Not measured yet: `make bench`."
+
+
+def write_pages() -> None:
+    """Write the blocks of all pages from the stored results."""
     results = report.read_results()
     for path in PAGES:
         path.write_text(fill(path.read_text(encoding="utf-8"), results), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    write_pages()

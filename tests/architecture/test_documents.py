@@ -2,10 +2,13 @@
 
 import hashlib
 import re
+from pathlib import Path
 
 import orjson
+import pytest
 from flask import Flask
 
+from bench import report, tables
 from config import Settings
 from saas_api.cli.commands import documents
 from tests.architecture.source import ROOT
@@ -23,6 +26,12 @@ def test_example_environment_is_current() -> None:
 def test_example_environment_has_exactly_the_settings() -> None:
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     assert set(re.findall(r"^#([A-Z_]+)=", text, re.MULTILINE)) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("path", tables.PAGES, ids=lambda path: path.name)
+def test_figures_of_benchmarks_are_those_of_the_latest_run(path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
+    assert page == tables.fill(page, report.read_results()), "run python -m bench.tables"
 
 
 def test_committed_openapi_document_is_the_served_one(app: Flask) -> None:
