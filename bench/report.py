@@ -81,7 +81,7 @@ def _describe_machine() -> dict[str, Any]:
     """When and on what a result was measured."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "revision": _first_line("git", "describe", "--always", "--dirty"),
+        "revision": _revision(),
         "cores": os.cpu_count(),
         "cpu": _cpu_model(),
         "system": platform.platform(),
@@ -89,6 +89,12 @@ def _describe_machine() -> dict[str, Any]:
         "postgresql": _first_number(_first_line(str(host.postgres_bin_directory() / "postgres"), "--version")),
         "redis": _first_number(_first_line(host.redis_server_path(), "--version")),
     }
+
+
+def _revision() -> str:
+    """The commit, marked when the product differs from it; a run changes the pages of results itself."""
+    changes = _first_line("git", "status", "--porcelain", "--", "saas_api", "migrations", "config.py", "*.conf.py")
+    return _first_line("git", "rev-parse", "--short", "HEAD") + ("-dirty" if changes else "")
 
 
 def _cpu_model() -> str:
