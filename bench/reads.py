@@ -4,11 +4,13 @@ Both organizations are in one database and read in turn, so that a busy machine 
 twice within the period and has late usage in it. BENCH_EVENTS sets another number of events for the large one.
 """
 
+import contextlib
 import os
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -30,7 +32,7 @@ from saas_api.cli.dev.engines import Engines
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.usage import meters, rollups
-from tests.support.accounts import User, create_key, sign_up
+from tests.support.accounts import User, create_key, sign_in, sign_up
 from tests.support.billing import BillingOrganization
 from tests.support.pages import Browser
 
@@ -41,7 +43,7 @@ MAX_JOB_SECONDS = {"usage.roll_up": 1, "billing.alerts": 1, "billing close": 60}
 ROUNDS, WARM_UP_ROUNDS = 15, 2
 NEW_EVENTS = 30_000
 """Events of a minute, which the jobs of the minute work on."""
-BATCH = 100_000
+BATCH, WRITERS = 100_000, 4
 PAGES = ("/dashboard", "/dashboard/live", "/dashboard/usage", "/dashboard/usage?mode=test", "/dashboard/billing")
 PATHS = (
     *("/billing/calculate", "/billing/alerts", "/billing/subscription", "/billing/history", "/billing/plans"),
@@ -114,6 +116,9 @@ def run(_seconds: float, _connections: int) -> dict[str, Any]:
             _fill(app, tenant, progress)
         progress.update(1, "rollups")
         rebuild_seconds = _rebuild(app)
+        for tenant in tenants:  # the tokens of the sign-up have expired meanwhile
+            tenant.user = sign_in(app.test_client(), tenant.user.email)
+            tenant.browser = Browser(app, tenant.user)
         for number in range(WARM_UP_ROUNDS + ROUNDS):
             progress.update(1, f"round {number + 1}")
             for tenant in tenants:
@@ -158,42 +163,49 @@ def _create_tenant(app: Flask, name: str, count: int) -> Tenant:
 
 def _fill(app: Flask, tenant: Tenant, progress: report.Progress) -> None:
     """Write events and messages past triggers and foreign keys, in transactions of BATCH rows."""
-    organization_id = tenant.billing.id
+    values = _values(app, tenant, datetime.now(UTC) - timedelta(minutes=5), tenant.events)
+    batches = [
+        (statement, first) for statement in (_FILL_EVENTS, _FILL_MESSAGES) for first in range(0, tenant.events, BATCH)
+    ]
+
+    def fill(batch: tuple[str, int]) -> None:
+        statement, first = batch
+        _execute(app, statement, {**values, "first": first, "last": first + BATCH - 1})
+
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for _ in writers.map(fill, batches):
+            progress.update(1, f"{BATCH:,} rows of {tenant.name}")
+    _execute(app, _FILL_TESTS, values)
+
+
+def _values(app: Flask, tenant: Tenant, until: datetime, events: int) -> dict[str, Any]:
     with app.app_context():
         [(period_id,)] = tenant.billing.rows(
             "SELECT id FROM billing_periods WHERE starts_at <= now() AND ends_at > now()"
         )
-    values = {
-        "organization": str(organization_id),
-        "period": str(period_id),
-        "key": str(tenant.key_id),
-        "until": datetime.now(UTC) - timedelta(minutes=5),
-        "events": tenant.events,
-    }
-    superuser = Engines(Path(app.config["INSTANCE"])).postgres.superuser("saas")
-    for number, statement in enumerate((_FILL_EVENTS, _FILL_MESSAGES)):
-        for first in range(0, tenant.events, BATCH):
-            progress.update(1, f"{tenant.name}: {('events', 'messages')[number]} from {first:,}")
-            _execute(superuser, statement, {**values, "first": first, "last": first + BATCH - 1})
-    _execute(superuser, _FILL_TESTS, values)
-    superuser.close()
+    owner = {"organization": str(tenant.billing.id), "period": str(period_id), "key": str(tenant.key_id)}
+    return {**owner, "until": until, "events": events}
 
 
-def _execute(superuser: Any, statement: str, values: dict[str, Any]) -> None:
-    with superuser, superuser.cursor() as cursor:
+def _superuser(app: Flask) -> Any:
+    return Engines(Path(app.config["INSTANCE"])).postgres.superuser("saas")
+
+
+def _execute(app: Flask, statement: str, values: dict[str, Any]) -> None:
+    with contextlib.closing(_superuser(app)) as superuser, superuser, superuser.cursor() as cursor:
         cursor.execute("SET LOCAL session_replication_role = replica")
         cursor.execute(statement, values)
 
 
 def _rebuild(app: Flask) -> float:
-    superuser = Engines(Path(app.config["INSTANCE"])).postgres.superuser("saas")
-    superuser.autocommit = True
-    with superuser.cursor() as cursor:
+    """Fill the rollups as the first run of the job does; returns its seconds."""
+    with contextlib.closing(_superuser(app)) as superuser:
+        superuser.autocommit = True
+        cursor = superuser.cursor()
         cursor.execute("VACUUM (ANALYZE) usage_events, messages, test_usage_events")
         with app.app_context():
-            seconds = _timed(rollups.roll_up)  # the first run rebuilds everything
+            seconds = _timed(rollups.roll_up)
         cursor.execute("VACUUM (ANALYZE) usage_rollups")
-    superuser.close()
     return seconds
 
 
@@ -235,26 +247,13 @@ def _check(path: str, response: Any) -> None:
 
 def _run_jobs(app: Flask, tenant: Tenant, progress: report.Progress) -> dict[str, float]:
     """Seconds of the jobs of a minute in which the large organization used NEW_EVENTS."""
-    superuser = Engines(Path(app.config["INSTANCE"])).postgres.superuser("saas")
+    values = _values(app, tenant, datetime.now(UTC), NEW_EVENTS)
+    _execute(app, _FILL_EVENTS, {**values, "first": 0, "last": NEW_EVENTS - 1})
     with app.app_context():
-        [(period_id,)] = tenant.billing.rows(
-            "SELECT id FROM billing_periods WHERE starts_at <= now() AND ends_at > now()"
-        )
-        values = {
-            "organization": str(tenant.billing.id),
-            "period": str(period_id),
-            "key": str(tenant.key_id),
-            "until": datetime.now(UTC),
-            "events": NEW_EVENTS,
-            "first": 0,
-            "last": NEW_EVENTS - 1,
-        }
         progress.update(1, "job usage.roll_up")
-        _execute(superuser, _FILL_EVENTS, values)
         roll_up_seconds = _timed(rollups.roll_up)
         progress.update(1, "job billing.alerts")
         alert_seconds = _timed(lambda: alerts.evaluate_alerts(clock.now()))
-    superuser.close()
     return {"usage.roll_up": roll_up_seconds, "billing.alerts": alert_seconds}
 
 
