@@ -27,6 +27,7 @@ DOMAIN = Domain(
 
 COMMANDS = {
     "audit": "audit.group",
+    "backup": "backups.backup",
     "billing": "billing.group",
     "cli": "documents.group",
     "demo": "demo.group",
@@ -42,6 +43,7 @@ COMMANDS = {
     "organizations": "organizations.group",
     "payments": "payments.group",
     "plans": "plans.group",
+    "restore": "backups.restore",
     "schedule": "scheduler.group",
     "scheduler": "scheduler.scheduler",
     "services": "services.group",
@@ -52,7 +54,7 @@ COMMANDS = {
     "worker": "worker.worker",
 }
 """Module below `commands`, and its command or group, by the name of the command."""
-_SELF_CONTAINED = {*COMMANDS} - {"cli", "dev", "doctor"}
+_SELF_CONTAINED = {*COMMANDS} - {"cli", "dev", "doctor", "restore"}
 """They run without other commands, and without Flask-Migrate."""
 
 
