@@ -68,6 +68,9 @@ class Settings(BaseProductSettings):
         "the public address; http://localhost:API_PORT if unset",
         pattern=_ADDRESS,
     )
+    APP_HOSTS: Names = setting_field(
+        [], "host names separated by commas", "further public names; requests for other hosts get 400"
+    )
     DATABASE_URL: str | None = setting_field(
         None, "a postgresql:// address", "PostgreSQL 14 to 18; embedded if unset, required in production"
     )
@@ -268,7 +271,7 @@ class Settings(BaseProductSettings):
     def _read_none(cls, value: Any) -> Any:
         return [] if value == "none" else value
 
-    @field_validator("CORS_ORIGINS", "SERVICES", *_NETWORKS, mode="before")
+    @field_validator("APP_HOSTS", "CORS_ORIGINS", "SERVICES", *_NETWORKS, mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -334,6 +337,13 @@ class Settings(BaseProductSettings):
     @classmethod
     def _require_longer_than_call(cls, value: int, info: ValidationInfo) -> int:
         return declaration.reject_if(2 * info.data.get("MOCK_LATENCY_MS", 0) > 1000 * value, value)
+
+    @field_validator("APP_HOSTS")
+    @classmethod
+    def _check_hosts(cls, value: list[str]) -> list[str]:
+        return declaration.reject_if(
+            not all(re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host) for host in value), value
+        )
 
     @field_validator("CORS_ORIGINS")
     @classmethod

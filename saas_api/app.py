@@ -39,7 +39,8 @@ def create_app(config: Mapping[str, Any], *, with_routes: bool = True) -> App:
         SQLALCHEMY_ENGINE_OPTIONS=engine.engine_options(config.get("PROCESS", "")),
         LOGIN_ENDPOINT="accounts_pages.login_form",
     )
-    app.config["TRUSTED_HOSTS"] = [urlsplit(config["APP_URL"]).hostname, "localhost", "127.0.0.1"]
+    own_host = urlsplit(config["APP_URL"]).hostname
+    app.config["TRUSTED_HOSTS"] = [own_host, *config["APP_HOSTS"], "localhost", "127.0.0.1"]
     observability.configure_logging(config)
     if config["TRUSTED_PROXIES"]:
         behind_proxies = ProxyFix(app.wsgi_app, x_for=config["TRUSTED_PROXIES"])

@@ -94,7 +94,9 @@ def restore_backup(directory: Path) -> Manifest:
     with _owner_connection() as connection:
         rows = _count_rows(connection)
     if rows != manifest.rows:
-        tables = ", ".join(sorted(name for name in rows | manifest.rows if rows.get(name) != manifest.rows.get(name)))
+        tables = ", ".join(
+            sorted(name for name in {*rows, *manifest.rows} if rows.get(name) != manifest.rows.get(name))
+        )
         raise CommandError(f"The restored database has other numbers of rows than the backup: {tables}.")
     upgrade()
     rollups.rebuild_rollups()  # their watermark counts transactions of the cluster that the backup is of
@@ -181,8 +183,7 @@ def _count_rows(connection: sa.Connection) -> dict[str, int]:
     connection.execute(sa.text(f"SET LOCAL ROLE {_SEES_EVERY_ROW}"))
     try:
         return {
-            name: int(connection.scalar(sa.text(f"SELECT count(*) FROM {roles.quote(name)}")) or 0)  # noqa: S608 - quoted
-            for name in tables
+            name: int(connection.scalar(sa.text(f"SELECT count(*) FROM {roles.quote(name)}")) or 0) for name in tables
         }
     finally:
         connection.execute(sa.text("SET LOCAL ROLE NONE"))

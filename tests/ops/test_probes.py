@@ -8,6 +8,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from saas_api.app import create_app
 from saas_api.core.db import engine
 from saas_api.core.db.engine import db
 from saas_api.core.settings import ROOT
@@ -71,3 +72,18 @@ def test_version_names_the_product_and_its_commit(probe_client: FlaskClient) -> 
     assert probe_client.get("/version").json == {"version": released, "revision": None}
     probe_client.application.config["REVISION"] = "0123abc"
     assert probe_client.get("/version").json == {"version": released, "revision": "0123abc"}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("host", ["10.1.2.3:8080", "[fd00::7]", "web.internal", "a b"])
+def test_probe_is_answered_under_any_host(client: FlaskClient, path: str, host: str) -> None:
+    """O8: load balancers and Kubernetes ask an address, and got 400."""
+    assert client.get(path, headers={"Host": host}).status_code == 200
+    assert client.get("/version", headers={"Host": host}).status_code == 400
+
+
+def test_product_is_served_under_each_of_its_names(config: dict[str, Any]) -> None:
+    client = create_app({**config, "APP_HOSTS": ["api.acme.example"]}).test_client()
+    assert client.get("/version", headers={"Host": "api.acme.example"}).status_code == 200
+    refused = client.get("/version", headers={"Host": "www.acme.example"})
+    assert (refused.status_code, "APP_HOSTS" in refused.text) == (400, True)

@@ -2,8 +2,8 @@
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from flask import Flask, Request, Response, current_app, g, request
@@ -34,11 +34,15 @@ from saas_api.core.observability import get_logger
 from saas_api.core.settings import ROOT, setting
 from saas_api.core.web import error_pages, http
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
 log = get_logger(__name__)
 
 _TEMPLATES = ROOT / "templates"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _READ_ONLY = "25006"  # SQLSTATE
+_PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
 _ERROR_BY_STATUS: dict[int, type[ApiError]] = {
     400: BadRequest,
     401: Unauthenticated,
@@ -110,6 +114,12 @@ class App(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """The function itself: no view and no hook is a coroutine, and Flask asks for each of them at each request."""
         return func
+
+    def wsgi_app(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Serve a request; probes ask the machine by its address, which is no host name of the product."""
+        if environ.get("PATH_INFO") in _PROBES:
+            environ["HTTP_HOST"] = "localhost"
+        return super().wsgi_app(environ, start_response)
 
     def dispatch_request(self) -> ResponseReturnValue:
         """Run the view, and commit its transaction when the response's status is below 400."""
@@ -232,7 +242,9 @@ def _handle_http_exception(error: HTTPException) -> Any:
     if error.code is None or error.code < 400:
         return error
     if isinstance(error, SecurityError):
-        return error_pages.render_error(BadRequest("The service has another host name: that of APP_URL."))
+        return error_pages.render_error(
+            BadRequest("The service has another host name: that of APP_URL, or one of APP_HOSTS.")
+        )
     response = error_pages.render_error(_ERROR_BY_STATUS.get(error.code, BadRequest)())
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         response.headers["Allow"] = ", ".join(error.valid_methods)
