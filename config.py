@@ -28,6 +28,7 @@ _NETWORKS = ("TRUSTED_PROXY_IPS", "ADMIN_ALLOWED_IPS", "WEBHOOK_ALLOWED_NETWORKS
 REQUIRED_IN_PRODUCTION = ("DATABASE_URL", "REDIS_URL", *GENERATED_SECRETS)
 
 
+_LEVEL = "(debug|info|warning|error)"
 Names = Annotated[list[str], NoDecode]
 
 
@@ -255,8 +256,14 @@ class Settings(BaseProductSettings):
     REVISION: str | None = setting_field(
         None, "a commit", "the commit that the image was built from; GET /version shows it", pattern=r"^[\w.-]{1,64}$"
     )
-    LOG_LEVEL: Literal["debug", "info", "warning", "error"] = setting_field(
-        "info", "debug, info, warning or error", "lowest level that is logged"
+    LOG_LEVEL: str = setting_field(
+        "info",
+        'debug, info, warning or error; packages of their own as in "info,saas_api.webhooks=debug"',
+        "lowest level that is logged",
+        pattern=rf"^{_LEVEL}(,saas_api(\.[a-z_]+)*={_LEVEL})*$",
+    )
+    ACCESS_LOG: bool | None = setting_field(
+        None, "0 or 1", "logs each request, with its caller and duration; on in production"
     )
     APP_FAULTS: bool = setting_field(False, "0 or 1", "enables FAULT; refused in production")
     TIME_SCALE: int = setting_field(1, "1 to 1000", "divides delays for the fault tests", ge=1, le=1000)
@@ -416,8 +423,9 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
         "WEB_CONCURRENCY": min(2 * (os.cpu_count() or 1) + 1, 8) if settings.APP_ENV == "production" else 2,
         "AUTH_ALLOWANCE_FACTOR": 1 if settings.APP_ENV == "production" else 100,
     }
-    if values["REQUIRE_VERIFIED_EMAIL"] is None:
-        values["REQUIRE_VERIFIED_EMAIL"] = settings.APP_ENV == "production"
+    for name in ("ACCESS_LOG", "REQUIRE_VERIFIED_EMAIL"):
+        if values[name] is None:
+            values[name] = settings.APP_ENV == "production"
     return {
         "INSTANCE": str(INSTANCE),
         "VERSION": VERSION,

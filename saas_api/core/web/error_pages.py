@@ -30,6 +30,7 @@ _PATHS_OF_PROGRAMS = ("/api/", "/gate")
 
 def render_error(error: ApiError) -> Response:
     """A response for an error: JSON for programs, otherwise a page or a fragment."""
+    g.error_code = error.code
     if request.path.startswith(_PATHS_OF_PROGRAMS):
         body = {
             "code": error.code,
