@@ -262,6 +262,12 @@ class Settings(BaseProductSettings):
         "lowest level that is logged",
         pattern=rf"^{_LEVEL}(,saas_api(\.[a-z_]+)*={_LEVEL})*$",
     )
+    METRICS_TOKEN: SecretStr | None = setting_field(
+        None,
+        "at least 16 characters",
+        "bearer token of /metrics; without one only this machine may read it",
+        min_length=16,
+    )
     ACCESS_LOG: bool | None = setting_field(
         None, "0 or 1", "logs each request, with its caller and duration; on in production"
     )

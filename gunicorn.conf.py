@@ -4,8 +4,10 @@ import sys
 from pathlib import Path
 
 import gunicorn.http.wsgi
+from gunicorn.arbiter import Arbiter
 
 from config import ConfigurationError, load
+from saas_api.core import metrics
 from saas_api.core.web import serving
 from saas_api.core.web.gunicorn_worker import Worker
 
@@ -41,6 +43,13 @@ errorlog = "-"
 loglevel = "warning"
 limit_request_line = serving.MAX_TARGET_BYTES
 limit_request_fields = 50
+
+metrics.share_between_processes()
+
+
+def on_exit(_server: Arbiter) -> None:
+    """Delete what the workers have counted."""
+    metrics.delete_shared_values()
 
 
 def post_worker_init(worker: Worker) -> None:

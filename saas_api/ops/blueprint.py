@@ -1,18 +1,21 @@
 """Probes, the public status page, and the mailbox of development."""
 
 import ipaddress
+import secrets
 from itertools import islice
 from uuid import UUID
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from saas_api.core import clock, request_context
+from saas_api.core import metrics as core_metrics
 from saas_api.core.access import public_page, public_view
 from saas_api.core.db import engine
 from saas_api.core.errors import NotFound
 from saas_api.core.settings import setting
 from saas_api.core.web import http, pages
 from saas_api.ops import status as ops_status
+from saas_api.ops.metrics import DatabaseMetrics
 from saas_api.providers import mailbox as providers_mailbox
 
 bp = Blueprint("ops", __name__)
@@ -52,6 +55,15 @@ def version() -> Response:
     return http.json_response({"version": setting("VERSION"), "revision": setting("REVISION")}, 200)
 
 
+@bp.get("/metrics")
+@public_view
+def metrics() -> Response:
+    """Metrics for Prometheus, for this machine and for whoever has METRICS_TOKEN; others get 404."""
+    _require_metrics_reader()
+    text, media_type = core_metrics.render(DatabaseMetrics())
+    return Response(text, 200, content_type=media_type)
+
+
 @bp.get("/status")
 @public_page
 def status() -> Response:
@@ -81,9 +93,22 @@ def mail(mail_id: UUID) -> Response:
     return response
 
 
+def _require_metrics_reader() -> None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    expected = setting("METRICS_TOKEN")
+    if expected and scheme.lower() == "bearer" and secrets.compare_digest(token.strip().encode(), expected.encode()):
+        return
+    is_forwarded = "X-Forwarded-For" in request.headers  # a proxy on this machine asks for somebody else
+    if expected or is_forwarded or not _is_local():
+        raise NotFound
+
+
+def _is_local() -> bool:
+    ip = request_context.client_ip()
+    return ip != "invalid" and ipaddress.ip_address(ip).is_loopback
+
+
 def _require_local_development() -> None:
     """Hide the mailbox in production and from other machines."""
-    ip = request_context.client_ip()
-    is_local = ip != "invalid" and ipaddress.ip_address(ip).is_loopback
-    if setting("APP_ENV") == "production" or not is_local:
+    if setting("APP_ENV") == "production" or not _is_local():
         raise NotFound

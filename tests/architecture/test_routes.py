@@ -54,6 +54,7 @@ PUBLIC = {
     "ops.healthz",
     "ops.mail",
     "ops.mailbox",
+    "ops.metrics",
     "ops.readyz",
     "ops.status",
     "ops.version",

@@ -24,6 +24,7 @@ NO_PAGES = {
     "/gate": "for proxies",
     "/healthz": "for machines",
     "/metrics": "for machines",
+    "/metrics": "for machines",
     "/readyz": "for machines",
     "/version": "for machines",
     "/static/": "files of pages",

@@ -24,7 +24,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from saas_api.core import request_context
+from saas_api.core import metrics, request_context
 from saas_api.core.limits.direct_connections import DirectConnections
 from saas_api.core.observability import get_logger
 
@@ -188,6 +188,7 @@ class CircuitBreakerStorage(RedisStorage):
             result = call(*arguments)
         except _CONNECTION_ERRORS as error:
             self.failures += 1
+            metrics.REDIS_FAILURES.labels(type(error).__name__).inc()
             if has_request_context():
                 g.redis_is_away = True
             if self.failures == 3 or isinstance(error, redis.ResponseError):

@@ -1,10 +1,10 @@
-"""The access log: one line a request, and one of a denial. Never a query string, a body or a credential."""
+"""The access log and the metrics of requests. A line never has a query string, a body or a credential."""
 
 import time
 
 from flask import Flask, Response, g, request
 
-from saas_api.core import ids, request_context
+from saas_api.core import ids, metrics, request_context
 from saas_api.core.access import Principal
 from saas_api.core.observability import get_logger
 
@@ -14,17 +14,27 @@ _DENIED = (401, 403)
 
 
 def init_app(app: Flask) -> None:
-    """Log each request of an application whose setting ACCESS_LOG is on.
+    """Count each request, and log it where the setting ACCESS_LOG is on.
 
     It has to come before other hooks: the first one sees the finished response.
     """
+    app.before_request(_start_clock)
     if app.config["ACCESS_LOG"]:
-        app.before_request(_start_clock)
         app.after_request(_log_request)
+    app.after_request(_count_request)
 
 
 def _start_clock() -> None:
     g.began_at = time.perf_counter()
+
+
+def _count_request(response: Response) -> Response:
+    route = request.url_rule.rule if request.url_rule else ""
+    metrics.REQUESTS.labels(request.method, route, response.status_code).inc()
+    metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - g.began_at)
+    if "error_code" in g:
+        metrics.REFUSALS.labels(g.error_code).inc()
+    return response
 
 
 def _log_request(response: Response) -> Response:

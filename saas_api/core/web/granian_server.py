@@ -19,7 +19,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from saas_api.core import processes
+from saas_api.core import metrics, processes
 from saas_api.core.errors import ApiError, UriTooLong
 from saas_api.core.web import serving
 
@@ -118,7 +118,11 @@ def run(settings: Mapping[str, Any], load_application: Callable[[], Flask]) -> N
         workers_kill_timeout=serving.STOP_SECONDS,
     )
     loader = functools.partial(_load, os.getpid(), load_application, settings["TRUSTED_PROXY_IPS"])
-    server.serve(target_loader=loader, wrap_loader=False)
+    metrics.share_between_processes()
+    try:
+        server.serve(target_loader=loader, wrap_loader=False)
+    finally:
+        metrics.delete_shared_values()
 
 
 def _load(supervisor: int, load_application: Callable[[], Flask], proxies: Sequence[str]) -> BufferedApplication:

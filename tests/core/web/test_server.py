@@ -338,6 +338,20 @@ def test_hsts_follows_app_url(each_web: WebServer) -> None:
         assert b"\r\nstrict-transport-security: max-age=31536000\r\n" in each_web.get(path).lower()
 
 
+def count_of_version_requests(each_web: WebServer) -> int:
+    [line] = re.findall(rb'saas_http_requests_total{.*route="/version".*} (\d+)', each_web.get("/metrics"))
+    return int(line)
+
+
+def test_what_a_killed_process_has_counted_stays_in_the_metrics(each_web: WebServer) -> None:
+    each_web.get("/version")
+    counted = count_of_version_requests(each_web)
+    each_web.kill_worker()
+    web_server.wait_until_served(each_web)
+    each_web.get("/version")
+    assert count_of_version_requests(each_web) == counted + 1
+
+
 def test_killed_web_process_is_replaced(each_web: WebServer) -> None:
     """G2: a kill in the middle of slow requests leaves nothing behind."""
     with clients(each_web, 10, b"GET /healthz HTTP/1.1\r\nX: "):

@@ -1,0 +1,101 @@
+"""What PostgreSQL knows about the work of all processes, as metrics for Prometheus."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.observability import get_logger
+from saas_api.core.settings import setting
+from saas_api.ops import status
+
+log = get_logger(__name__)
+
+MAX_COUNTED_ROWS = 100_000
+_OUTBOXES = {
+    "messages": "messages",
+    "webhooks": "webhook_deliveries",
+    "mails": "mails",
+    "payment_events": "provider_events",
+}
+_BACKLOG = " UNION ALL ".join(
+    f"""SELECT '{name}' AS name, count(*) AS due,
+  coalesce(extract(epoch FROM now() - min(next_at)), 0)::float8 AS seconds
+FROM (SELECT next_at FROM {table} WHERE status IN ('queued', 'sending') AND next_at < now()
+  LIMIT {MAX_COUNTED_ROWS}) due"""
+    for name, table in _OUTBOXES.items()
+)
+_BILLING_LAG = """SELECT coalesce(extract(epoch FROM now() - min(ends_at)), 0)::float8 AS seconds
+FROM billing_periods WHERE state <> 'invoiced' AND ends_at < now()"""
+_STANDINGS = "SELECT standing AS name, count(*) AS value FROM subscriptions GROUP BY 1"
+_VIOLATIONS = (
+    "SELECT DISTINCT ON (check_name) check_name AS name, violations AS value FROM invariant_results ORDER BY 1, at DESC"
+)
+_RUNS = """SELECT job AS name, extract(epoch FROM now() - max(finished_at))::float8 AS value
+FROM job_runs WHERE state = 'done' GROUP BY 1"""
+_LABEL_OF_COUNTER = {
+    "interruptions_total": "outbox",
+    "lease_lost_total": "outbox",
+    "messages_finished_total": "status",
+    "webhook_attempts_total": "outcome",
+}
+
+
+class DatabaseMetrics(Collector):
+    """Metrics of one scrape; without PostgreSQL the scrape has what the process itself knows."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge("saas_build_info", "Version and commit.", ("version", "revision"), [(_build(), 1)])
+        yield _gauge("saas_redis_up", "Whether Redis answers within 50 ms.", (), [((), status.is_redis_ready())])
+        try:
+            with tenancy.system_session("ops.metrics") as session:
+                metrics = list(_read_metrics(session))
+        except SQLAlchemyError as error:
+            log.warning("metrics_without_database", kind=type(error).__name__)
+            metrics = []
+        yield _gauge("saas_database_up", "Whether PostgreSQL answered.", (), [((), bool(metrics))])
+        yield from metrics
+
+
+def _read_metrics(session: SystemSession) -> Iterator[Metric]:
+    backlog = session.execute(text(_BACKLOG)).all()
+    help_text = f"Rows that are due, up to {MAX_COUNTED_ROWS}."
+    yield _gauge("saas_outbox_due", help_text, ("outbox",), [((row.name,), row.due) for row in backlog])
+    ages = [((row.name,), max(row.seconds, 0)) for row in backlog]
+    yield _gauge("saas_outbox_oldest_due_seconds", "For how long the oldest due row waits.", ("outbox",), ages)
+    lag = session.execute(text(_BILLING_LAG)).scalar_one()
+    yield _gauge("saas_billing_lag_seconds", "Since when the oldest ended period has no invoice.", (), [((), lag)])
+    for name, documentation, label, sql in (
+        ("saas_organizations", "Organizations by billing standing.", "standing", _STANDINGS),
+        ("saas_invariant_violations", "Violations that the last run of a check found.", "check", _VIOLATIONS),
+        ("saas_job_age_seconds", "Time since a scheduled job last succeeded.", "job", _RUNS),
+    ):
+        rows = session.execute(text(sql)).all()
+        yield _gauge(name, documentation, (label,), [((row.name,), row.value) for row in rows])
+    counted = session.execute(text("SELECT name, labels, value FROM delivery_counters ORDER BY 1, 2")).all()
+    for counter in dict.fromkeys(row.name for row in counted):
+        label = _LABEL_OF_COUNTER.get(counter, "label")
+        family = CounterMetricFamily(f"saas_{counter}", "Counted by workers since the installation.", labels=(label,))
+        for row in counted:
+            if row.name == counter:
+                family.add_metric((row.labels,), row.value)
+        yield family
+
+
+def _gauge(
+    name: str, documentation: str, labels: Sequence[str], samples: Sequence[tuple[Sequence[str], Any]]
+) -> Metric:
+    family = GaugeMetricFamily(name, documentation, labels=labels)
+    for label_values, value in samples:
+        family.add_metric(label_values, float(value))
+    return family
+
+
+def _build() -> tuple[str, str]:
+    return setting("VERSION"), setting("REVISION") or ""

@@ -1,0 +1,57 @@
+"""deploy/prometheus and deploy/grafana: rules and panels read metrics that exist, and each alert is explained."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from flask.testing import FlaskClient
+
+from tests.support.accounts import User, make_key
+from tests.support.messages import send_message
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES = ROOT / "deploy" / "prometheus" / "alerts.yaml"
+DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
+METRIC = re.compile(r"\bsaas_[a-z_]+")
+# written by a worker when something goes wrong, or by the nightly checks
+WITHOUT_VALUE = {
+    "saas_interruptions_total",
+    "saas_lease_lost_total",
+    "saas_redis_failures_total",
+    "saas_webhook_attempts_total",
+}
+
+
+def test_rules_and_panels_read_metrics_that_exist(client: FlaskClient, alice: User, work: Callable[[], None]) -> None:
+    send_message(client, make_key(client, alice))
+    work()
+    client.get("/api/v1/messages")
+    exposed = set(METRIC.findall(client.get("/metrics").text)) | WITHOUT_VALUE
+    for path in (RULES, DASHBOARD):
+        read = set(METRIC.findall(path.read_text(encoding="utf-8")))
+        assert read
+        assert not read - exposed
+
+
+def test_each_alert_has_its_paragraph() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    alerts = [rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    assert re.findall(r"^### (Saas\w+)$", page, re.MULTILINE) == alerts
+
+
+def test_dashboard_has_panels_side_by_side() -> None:
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    assert len({(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}) == len(panels) == 15
+
+
+@pytest.mark.skipif(
+    not shutil.which("promtool"), reason="promtool is of the package prometheus, which .ci/run installs"
+)
+def test_rules_are_valid_for_prometheus() -> None:
+    checked = subprocess.run(["promtool", "check", "rules", RULES], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
