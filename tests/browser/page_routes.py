@@ -24,7 +24,6 @@ NO_PAGES = {
     "/gate": "for proxies",
     "/healthz": "for machines",
     "/metrics": "for machines",
-    "/metrics": "for machines",
     "/readyz": "for machines",
     "/version": "for machines",
     "/static/": "files of pages",
