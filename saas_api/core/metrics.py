@@ -12,7 +12,7 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, multiprocess, values
 from prometheus_client.registry import Collector
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 _registry = CollectorRegistry()
@@ -25,6 +25,12 @@ REQUEST_SECONDS = Histogram(
     registry=_registry,
 )
 REFUSALS = Counter("saas_refusals", "Responses with an error, by its code.", ("code",), registry=_registry)
+LIMIT_SECONDS = Histogram(
+    "saas_limit_seconds", "Time of decisions about limits.", ("place",), buckets=_SECONDS, registry=_registry
+)
+DATABASE_FAILURES = Counter(
+    "saas_database_failures", "Requests that got no connection or lost it.", ("kind",), registry=_registry
+)
 REDIS_FAILURES = Counter(
     "saas_redis_failures", "Calls of limits that Redis did not answer.", ("kind",), registry=_registry
 )

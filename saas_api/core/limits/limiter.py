@@ -231,6 +231,7 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
 
     def decide(self, call: LimitRequest) -> bool:
         """Decide on a call with an API key, and return whether it is not refused; the decision stays in the call."""
+        began_at = time.perf_counter()
         try:
             result = self.storage.run(self._run_script, call)
         except RedisUnavailable:
@@ -240,6 +241,8 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
             windows = list(zip(result[3:end:2], result[4:end:2], strict=True))
             used = [int(value) for value in result[end:]]
             call.decision = LimitDecision(LimitCode(result[0]), result[1], result[2], windows, used, is_local=False)
+        place = "process" if call.decision.is_local else "redis"
+        metrics.LIMIT_SECONDS.labels(place).observe(time.perf_counter() - began_at)
         return not call.decision.code.is_refusal
 
     def _run_script(self, call: LimitRequest) -> Any:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InternalError, Operationa
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, SecurityError
 
-from saas_api.core import errors, request_context
+from saas_api.core import errors, metrics, request_context
 from saas_api.core.db import engine
 from saas_api.core.db.engine import db
 from saas_api.core.errors import (
@@ -229,6 +229,7 @@ def _handle_integrity_error(error: IntegrityError) -> Response:
 
 def _handle_database_unavailable(error: DBAPIError | PoolTimeout) -> Response:
     log.error("database_away", kind=type(error).__name__)
+    metrics.DATABASE_FAILURES.labels(type(error).__name__).inc()
     return error_pages.render_error(ServiceUnavailable())
 
 
