@@ -268,6 +268,15 @@ class Settings(BaseProductSettings):
         "bearer token of /metrics; without one only this machine may read it",
         min_length=16,
     )
+    OTEL_EXPORTER_OTLP_ENDPOINT: str | None = setting_field(
+        None,
+        "an address like http://collector:4318",
+        "collector of OpenTelemetry that gets traces by HTTP; none are made if unset",
+        pattern=_ADDRESS,
+    )
+    SENTRY_DSN: SecretStr | None = setting_field(
+        None, "the address of a Sentry project", "gets unexpected errors, without contents of requests"
+    )
     ACCESS_LOG: bool | None = setting_field(
         None, "0 or 1", "logs each request, with its caller and duration; on in production"
     )

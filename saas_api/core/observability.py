@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from saas_api.core import faults
+from saas_api.core import faults, tracing
 
 _SECRET_NAMES = re.compile(r"password|token|secret|authorization|cookie|api_key|pepper", re.IGNORECASE)
 _SECRET_VALUES = re.compile(
@@ -67,6 +67,7 @@ def configure_logging(config: Mapping[str, Any]) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _report_error,
             structlog.processors.format_exc_info,
             _redact_secrets,
             renderer,
@@ -91,6 +92,15 @@ def _drop_below_level(
     package = max(filter(f"{event['logger']}.".startswith, level_by_package), key=len)
     if _LEVELS[method if method in _LEVELS else "error"] < level_by_package[package]:
         raise structlog.DropEvent
+    return event
+
+
+def _report_error(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Send the error of a line to Sentry, where it is set up."""
+    error = event.get("exc_info")
+    error = sys.exc_info()[1] if error is True else error
+    if isinstance(error, BaseException):
+        tracing.report_error(error)
     return event
 
 

@@ -1,9 +1,11 @@
 """One attempt to deliver: the claimed delivery, the signed request, and its result."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from saas_api.core import tracing
 from saas_api.core.faults import fault_point
 from saas_api.core.jobs.outbox import Claim
 from saas_api.core.net import client
@@ -83,6 +85,12 @@ def send(delivery: ClaimedDelivery, allowed_networks: tuple[str, ...]) -> Attemp
         "user-agent": "saas-api-webhooks/1",
         **payload.signature_headers(delivery.secrets, delivery.webhook_id, sent_at, delivery.body),
     }
+    with tracing.span("webhook POST", "client"):
+        tracing.describe(webhook_id=delivery.webhook_id)
+        return _post(delivery, {**headers, **tracing.headers()}, allowed_networks)
+
+
+def _post(delivery: ClaimedDelivery, headers: Mapping[str, str], allowed_networks: tuple[str, ...]) -> AttemptResult:
     started = time.monotonic()
     try:
         response = client.post_once(

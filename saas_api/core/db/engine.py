@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import PoolProxiedConnection
 
+from saas_api.core import tracing
 from saas_api.core.db import prepared
 from saas_api.core.db.prepared import Statement
 from saas_api.core.observability import get_logger
@@ -139,7 +140,7 @@ def send_batch(statements: Sequence[Statement]) -> Sequence[Any]:
         connection = pool.raw_connection()
         driver_connection: Any = connection.driver_connection
         batch.prepare(driver_connection, connection.info.setdefault("prepared_names", set()))
-        with driver_connection.cursor() as cursor:
+        with tracing.span("postgresql batch", "client"), driver_connection.cursor() as cursor:
             cursor.execute(batch.sql, batch.values)
             return cursor.fetchall() if cursor.description else []
     except psycopg2.Error as error:

@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy.orm import Session
 
-from saas_api.core import domain, request_context
+from saas_api.core import domain, request_context, tracing
 from saas_api.core.db import engine
 from saas_api.core.jobs.redis_jobs import RedisQueue
 from saas_api.core.limits import limiter
@@ -117,7 +117,8 @@ def run_job(job: str) -> Any:
     request_context.clear_context()
     request_context.bind_context(job=job)
     try:
-        return call()
+        with tracing.span(f"job {job}", "consumer"):
+            return call()
     finally:
         request_context.clear_context()
 

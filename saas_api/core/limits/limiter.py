@@ -24,7 +24,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from saas_api.core import metrics, request_context
+from saas_api.core import metrics, request_context, tracing
 from saas_api.core.limits.direct_connections import DirectConnections
 from saas_api.core.observability import get_logger
 
@@ -233,7 +233,8 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
         """Decide on a call with an API key, and return whether it is not refused; the decision stays in the call."""
         began_at = time.perf_counter()
         try:
-            result = self.storage.run(self._run_script, call)
+            with tracing.span("redis limits", "client"):
+                result = self.storage.run(self._run_script, call)
         except RedisUnavailable:
             call.decision = self._decide_locally(call)
         else:

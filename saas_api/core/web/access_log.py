@@ -4,7 +4,7 @@ import time
 
 from flask import Flask, Response, g, request
 
-from saas_api.core import ids, metrics, request_context
+from saas_api.core import ids, metrics, request_context, tracing
 from saas_api.core.access import Principal
 from saas_api.core.observability import get_logger
 
@@ -32,9 +32,19 @@ def _count_request(response: Response) -> Response:
     route = request.url_rule.rule if request.url_rule else ""
     metrics.REQUESTS.labels(request.method, route, response.status_code).inc()
     metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - g.began_at)
+    if tracing.is_active():
+        _describe_span(response, route)
     if "error_code" in g:
         metrics.REFUSALS.labels(g.error_code).inc()
     return response
+
+
+def _describe_span(response: Response, route: str) -> None:
+    tracing.describe(
+        f"{request.method} {route or 'unknown'}",
+        **{"http.route": route, "http.response.status_code": response.status_code, "request.id": g.get("request_id")},
+        **_caller(g.get("principal")),
+    )
 
 
 def _log_request(response: Response) -> Response:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InternalError, Operationa
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, SecurityError
 
-from saas_api.core import errors, metrics, request_context
+from saas_api.core import errors, metrics, request_context, tracing
 from saas_api.core.db import engine
 from saas_api.core.db.engine import db
 from saas_api.core.errors import (
@@ -119,7 +119,11 @@ class App(Flask):
         """Serve a request; probes ask the machine by its address, which is no host name of the product."""
         if environ.get("PATH_INFO") in _PROBES:
             environ["HTTP_HOST"] = "localhost"
-        return super().wsgi_app(environ, start_response)
+        if not tracing.is_active():
+            return super().wsgi_app(environ, start_response)
+        parent = {"traceparent": environ.get("HTTP_TRACEPARENT", "")}
+        with tracing.span(environ["REQUEST_METHOD"], "server", parent):
+            return super().wsgi_app(environ, start_response)
 
     def dispatch_request(self) -> ResponseReturnValue:
         """Run the view, and commit its transaction when the response's status is below 400."""
