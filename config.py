@@ -75,6 +75,9 @@ class Settings(BaseProductSettings):
     DATABASE_URL: str | None = setting_field(
         None, "a postgresql:// address", "PostgreSQL 14 to 18; embedded if unset, required in production"
     )
+    DATABASE_POOLER: Literal["none", "pgbouncer"] = setting_field(
+        "none", "none or pgbouncer", "what DATABASE_URL leads to; pgbouncer in transaction mode (docs/deployment.md)"
+    )
     DATABASE_OWNER_URL: str | None = setting_field(
         None,
         "a postgresql:// address",

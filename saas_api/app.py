@@ -36,7 +36,9 @@ def create_app(config: Mapping[str, Any], *, with_routes: bool = True) -> App:
     app.config.from_mapping(config)
     app.config.from_mapping(
         SQLALCHEMY_DATABASE_URI=config["DATABASE_URL"],
-        SQLALCHEMY_ENGINE_OPTIONS=engine.engine_options(config.get("PROCESS", "")),
+        SQLALCHEMY_ENGINE_OPTIONS=engine.engine_options(
+            config.get("PROCESS", ""), has_pooler=config["DATABASE_POOLER"] != "none"
+        ),
         LOGIN_ENDPOINT="accounts_pages.login_form",
     )
     own_host = urlsplit(config["APP_URL"]).hostname

@@ -27,8 +27,9 @@ def init_app(app: Flask) -> None:
     type=click.IntRange(MIN_POSTGRES, MAX_POSTGRES),
     help="Major version of the server; it is asked if not given.",
 )
+@click.option("--pgbouncer", "has_pooler", is_flag=True, help="Also the settings that DATABASE_POOLER=pgbouncer needs.")
 @with_appcontext
-def print_roles(*, major: int | None) -> None:
+def print_roles(*, major: int | None, has_pooler: bool) -> None:
     """Print SQL that creates the database, its two logins and its two roles; repeating it changes nothing.
 
     The names are those in DATABASE_OWNER_URL and DATABASE_URL. A superuser runs the SQL in psql, and then gives each
@@ -37,10 +38,10 @@ def print_roles(*, major: int | None) -> None:
     Example: flask db roles --major 15 | psql -U postgres
     """
     names = DatabaseLogins.from_urls(setting("DATABASE_OWNER_URL"), setting("DATABASE_URL"))
-    click.echo(script(names, major or _server_major()))
+    click.echo(script(names, major or _server_major(), has_pooler=has_pooler))
 
 
-def script(names: DatabaseLogins, major: int) -> str:
+def script(names: DatabaseLogins, major: int, *, has_pooler: bool = False) -> str:
     """The SQL as a script for psql."""
     literal = names.database.replace("'", "''")
     missing = f"WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{literal}')"
@@ -50,6 +51,7 @@ def script(names: DatabaseLogins, major: int) -> str:
     lines += [f"{statement};" for statement in roles.cluster_statements(names, major)]
     lines += [f"SELECT '{create}' {missing} \\gexec", f"\\connect {roles.quote(names.database)}"]
     lines += [f"{statement};" for statement in roles.schema_statements(names)]
+    lines += [f"{statement};" for statement in (roles.pooler_statements(names) if has_pooler else [])]
     lines += [f"-- In psql, \\password {roles.quote(login)} sets the password of {login}." for login in logins]
     return "\n".join(lines)
 

@@ -16,9 +16,10 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import PoolProxiedConnection
 
 from saas_api.core import tracing
-from saas_api.core.db import prepared
+from saas_api.core.db import prepared, roles
 from saas_api.core.db.prepared import Statement
 from saas_api.core.observability import get_logger
+from saas_api.core.settings import setting
 
 log = get_logger(__name__)
 
@@ -88,14 +89,15 @@ def after_commit(session: Session, call: Callable[[], object]) -> None:
     session.info.setdefault("after_commit", []).append(call)
 
 
-def engine_options(process: str = "") -> dict[str, Any]:
+def engine_options(process: str = "", *, has_pooler: bool = False) -> dict[str, Any]:
     """Keyword arguments of the engine, with time-outs in the units of libpq and PostgreSQL.
 
     A connection starts as `saas_tenant` without an organization, so a transaction without a scope sees no rows.
     The pool holds two connections for each thread, because a request can open a system session of its own.
     process: such as "web", for the application_name of its connections
+    has_pooler: connections have these settings from `roles.pooler_statements`, because a pooler passes on none
     """
-    settings = "-c role=saas_tenant -c timezone=UTC -c statement_timeout=10000 -c lock_timeout=3000"
+    settings = " ".join(f"-c {name}={value}" for name, value in roles.CONNECTION_SETTINGS.items())
     return {
         "pool_size": 8,
         "max_overflow": 8,
@@ -105,7 +107,7 @@ def engine_options(process: str = "") -> dict[str, Any]:
         "connect_args": {
             "connect_timeout": 2,
             "tcp_user_timeout": 5000,
-            "options": settings,
+            **({} if has_pooler else {"options": settings}),
             "application_name": f"saas-api {process}".strip(),
         },
     }
@@ -133,7 +135,7 @@ def send_batch(statements: Sequence[Statement]) -> Sequence[Any]:
 
     raises: as `execute_batch`; where the error has `connection_invalidated`, the batch may have been committed
     """
-    batch = prepared.prepare_batch(statements)
+    batch = (prepared.join_batch if setting("DATABASE_POOLER") != "none" else prepared.prepare_batch)(statements)
     pool = use_autocommit_pool(db.engine)
     connection: PoolProxiedConnection | None = None
     try:

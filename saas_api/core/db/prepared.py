@@ -38,6 +38,7 @@ class _PreparedStatement:
 class PreparedBatch:
     """Statements that are sent together.
 
+    statements: to prepare before; none for a batch that is sent as it is
     sql: their EXECUTE commands
     values: of the placeholders in `sql`
     """
@@ -67,6 +68,12 @@ def prepare_batch(statements: Sequence[Statement]) -> PreparedBatch:
         for name in statement.names
     ]
     return PreparedBatch(prepared, ";".join([statement.execute for statement in prepared]), values)
+
+
+def join_batch(statements: Sequence[Statement]) -> PreparedBatch:
+    """As `prepare_batch`, without anything to prepare: a pooler gives each transaction another connection."""
+    values = [parameters[name] for sql, parameters in statements for name in _PARAMETER.findall(sql)]
+    return PreparedBatch((), ";".join([_PARAMETER.sub("%s", sql) for sql, _ in statements]), values)
 
 
 @functools.cache

@@ -23,6 +23,10 @@ SELECT current_user AS login, coalesce(current_schema(), 'public') AS schema,
 _SCHEMA_USAGE = sa.text("SELECT bool_and(has_schema_privilege(role, :schema, 'USAGE')) FROM unnest(:roles) AS role")
 
 
+CONNECTION_SETTINGS = {"role": "saas_tenant", "timezone": "UTC", "statement_timeout": "10000", "lock_timeout": "3000"}
+"""Of every connection of the product; without them a transaction that is bound to no scope would see rows."""
+
+
 @dataclass(frozen=True)
 class DatabaseLogins:
     """Names of the logins and of the database; the owner may be the runtime login outside production."""
@@ -62,6 +66,15 @@ def schema_statements(names: DatabaseLogins) -> list[str]:
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
         f"GRANT USAGE, CREATE ON SCHEMA public TO {quote(names.owner)}",
         f"GRANT USAGE ON SCHEMA public TO {', '.join(ROLES)}",
+    ]
+
+
+def pooler_statements(names: DatabaseLogins) -> list[str]:
+    """SQL for a superuser that gives the runtime login the settings of its connections, where a pooler is between."""
+    login, database = quote(names.runtime), quote(names.database)
+    return [
+        f"ALTER ROLE {login} IN DATABASE {database} SET {name} = '{value}'"
+        for name, value in CONNECTION_SETTINGS.items()
     ]
 
 
