@@ -54,8 +54,8 @@ COMMANDS = {
     "worker": "worker.worker",
 }
 """Module below `commands`, and its command or group, by the name of the command."""
-_SELF_CONTAINED = {*COMMANDS} - {"cli", "dev", "doctor", "restore"}
-"""They run without other commands, and without Flask-Migrate."""
+_SELF_CONTAINED = {*COMMANDS} - {"cli", "dev", "doctor", "errors", "openapi", "restore"}
+"""They run without other commands, and without Flask-Migrate; generated pages list what every module declares."""
 
 
 def init_app(app: Flask, command: str = "") -> None:
