@@ -26,6 +26,7 @@ def test_example_session_receives_and_recovers_events(config: dict[str, Any], tm
     environment, port = documented.shell_environment(config), str(free_port())
     blocks = documented.read_blocks("README.md")
     script = [f"cd {tmp_path}\n{blocks[0]}", blocks[1], *BLOCKS_OF_PAGE, SETTLE]
+    script = [part.replace("sleep 3", "sleep 6") for part in script]  # on a busy machine everything takes longer
     commands = [part.replace("9000", port).replace("receiver.py &", "receiver.py >> receiver.log &") for part in script]
     commands = [part.replace("WEBHOOK_SECRET=$SECRET", f"PORT={port} WEBHOOK_SECRET=$SECRET") for part in commands]
     with documented.running_server(environment, tmp_path / "log") as address:
