@@ -48,7 +48,7 @@ CREATE INDEX messages_test ON messages (organization_id, accepted_at DESC, id DE
 CREATE INDEX messages_unsent ON messages (organization_id, status, accepted_at DESC, id DESC)
   WHERE status IN ('failed','canceled');
 
--- A hash index is cheaper at first, but each message to the same recipient makes a chain longer that the next one reads.
+-- A hash is cheaper at first, but each message to the same recipient makes a chain longer that the next one reads.
 CREATE INDEX messages_recipient ON messages (organization_id, recipient);
 """
 GRANTS = """

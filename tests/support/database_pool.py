@@ -17,12 +17,15 @@ WAIT_SECONDS = 20
 
 @contextmanager
 def single_connection(app: Flask, monkeypatch: pytest.MonkeyPatch, *, wait_seconds: float = 30) -> Iterator[None]:
-    """Let the pool of batches have one connection, until the end of the block in a context of the application.
+    """Let the pool of batches have one connection, and a process write one transaction at a time, until the block ends.
+
+    With two at a time, which batches share a transaction depends on which thread wakes up first.
 
     wait_seconds: for the connection, before PoolTimeout
     """
     options = {**app.config["SQLALCHEMY_ENGINE_OPTIONS"], "pool_size": 1, "max_overflow": 0}
     with monkeypatch.context() as patch:
+        patch.setattr(group_commit, "MAX_TRANSACTIONS", 1)
         patch.setitem(app.config, "SQLALCHEMY_ENGINE_OPTIONS", {**options, "pool_timeout": wait_seconds})
         engine.use_autocommit_pool.cache_clear()
         pool = engine.use_autocommit_pool(db.engine)

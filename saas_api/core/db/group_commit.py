@@ -95,24 +95,31 @@ class GroupWriter:
                 self.writing += 1
             else:
                 self.waiting.append(batch)
-        turn = _Turn.WRITE_FOR_ALL if is_free else batch.wait()
-        if turn is _Turn.WRITE_FOR_ALL:
-            turn = self._write_for_all(batch)
+        if is_free:  # nobody waits: the last one that wrote has handed over to nobody
+            turn = self._write_group([batch])
+        else:
+            turn = batch.wait()
+            if turn is _Turn.WRITE_FOR_ALL:
+                turn = self._write_group([batch, *self._take_waiting()])
         if turn is _Turn.GIVE_UP:
             raise PoolTimeout("the pool is full")
         return turn is _Turn.RETURN
 
-    def _write_for_all(self, own: WaitingBatch) -> _Turn:
+    def _take_waiting(self) -> list[WaitingBatch]:
         with self._lock:
-            others, self.waiting = self.waiting, []
-        statements = [_WAIT_FOR_NO_LOCK, *(statement for batch in (own, *others) for statement in batch.statements)]
+            waiting, self.waiting = self.waiting, []
+        return waiting
+
+    def _write_group(self, group: Sequence[WaitingBatch]) -> _Turn:
+        """Write batches, the first of which is that of this thread."""
+        statements = [_WAIT_FOR_NO_LOCK, *(statement for batch in group for statement in batch.statements)]
         turn = _Turn.WRITE_ALONE  # where the transaction failed, and each batch raises what concerns it
         try:
             with contextlib.suppress(Exception):
                 turn = _send(statements)
         finally:
             self._hand_over()
-            for batch in others:
+            for batch in group[1:]:
                 batch.go_on(turn)
         return turn
 
