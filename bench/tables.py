@@ -109,11 +109,11 @@ def figures(results: Results) -> str:
     """Three figures for the README."""
     sends = {row["variant"]: row for row in results["send"]["peak"] if row["connections"] == 16}
     rate, times = sends["product"]["per_second"][1], sends["product"]["rate_to"]["textbook"][1]
-    worker = results["worker"]["measurements"][-1]
+    webhooks = results["webhooks"]["measurements"][0]
     closed = results["month"]["organizations_per_second"]
     sentences = (
         f"**{rate:,.0f} accepted sends a second**, {times:.1f} times those of the same endpoint as tutorials build it",
-        f"**{worker['per_second'][1]:,} messages a second** delivered by one worker, with {worker['stored']:,} stored",
+        f"**{webhooks['per_second'][1]:,} webhooks a second** delivered to one endpoint by one worker",
         f"**{closed:,} organizations a second** closed and invoiced by one process at the end of a month",
     )
     return "\n".join(f"- {sentence}" for sentence in sentences)
