@@ -72,12 +72,12 @@ class _Counts:
         self.reset()
 
     def reset(self) -> None:
-        """Begin to count anew."""
+        """Set the counts to zero."""
         self.ids: Counter[bytes] = Counter()
         self.connections = self.most_at_once = 0
 
     def take(self) -> bytes:
-        """The counts as JSON; they begin anew."""
+        """The counts as JSON; reading them sets them to zero."""
         received = Received(self.ids.total(), len(self.ids), self.connections, self.most_at_once)
         self.reset()
         return json.dumps(vars(received)).encode()

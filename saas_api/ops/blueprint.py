@@ -58,7 +58,7 @@ def version() -> Response:
 @bp.get("/metrics")
 @public_view
 def metrics() -> Response:
-    """Metrics for Prometheus, for this machine and for whoever has METRICS_TOKEN; others get 404."""
+    """Metrics for Prometheus: with METRICS_TOKEN where it is set, otherwise on this machine only; 404 for others."""
     _require_metrics_reader()
     text, media_type = core_metrics.render(DatabaseMetrics())
     return Response(text, 200, content_type=media_type)
@@ -98,7 +98,7 @@ def _require_metrics_reader() -> None:
     expected = setting("METRICS_TOKEN")
     if expected and scheme.lower() == "bearer" and secrets.compare_digest(token.strip().encode(), expected.encode()):
         return
-    is_forwarded = "X-Forwarded-For" in request.headers  # a proxy on this machine asks for somebody else
+    is_forwarded = "X-Forwarded-For" in request.headers  # by a proxy, so the client may be on another machine
     if expected or is_forwarded or not _is_local():
         raise NotFound
 

@@ -14,7 +14,7 @@ from tests.support.billing import BillingOrganization, create_organization, day
 from tests.support.large_tables import ROWS, insert_rows
 from tests.support.query_plans import collect_scans
 
-NOBODY, SOMEBODY = "+4741234567", "+4741111111"
+UNUSED_NUMBER, USED_NUMBER = "+4741234567", "+4741111111"
 # One message a minute; the first of each thousand is of a test key, the second failed, the third was canceled.
 _MESSAGES = """
 INSERT INTO messages (organization_id, id, mode, channel, recipient, body, status, accepted_at, finished_at, currency)
@@ -28,7 +28,7 @@ FROM generate_series(0, 19999) n, LATERAL (SELECT %s + n * interval '1 minute') 
 def acme(context: Flask, superuser: Any) -> BillingOrganization:
     """An organization with 20,000 messages since the start of April."""
     organization = create_organization()
-    insert_rows(superuser, "messages", _MESSAGES, str(organization.id), SOMEBODY, day(1))
+    insert_rows(superuser, "messages", _MESSAGES, str(organization.id), USED_NUMBER, day(1))
     return organization
 
 
@@ -39,8 +39,8 @@ def acme(context: Flask, superuser: Any) -> BillingOrganization:
         (MessageFilter(status="failed"), 20),
         (MessageFilter(status="canceled"), 20),
         (MessageFilter(status="queued"), 0),
-        (MessageFilter(recipient=SOMEBODY), 1),
-        (MessageFilter(recipient=NOBODY), 0),
+        (MessageFilter(recipient=USED_NUMBER), 1),
+        (MessageFilter(recipient=UNUSED_NUMBER), 0),
     ],
 )
 def test_rare_messages_are_found_without_reading_the_others(

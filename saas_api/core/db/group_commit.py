@@ -1,11 +1,12 @@
 """Batches of one organization, written in transactions that the threads of a process share.
 
 Most of what a small batch costs is its commit and its round trip. While MAX_TRANSACTIONS are being written, other
-batches wait; whoever has written hands over to the first of them, which writes for all that wait at that moment. There
+batches wait; a thread that has written wakes the first of them, which writes all that wait at that moment. There
 is neither a thread nor a timer for it, so a process with one call at a time writes each batch at once.
 
 What one batch does never changes the result of another: a shared transaction that fails for any reason has written
-nothing, or its connection broke and nobody knows. Then each batch is executed again by itself, in its own thread.
+nothing, or its connection broke and the outcome is unknown. Then each batch is executed again by itself, in its own
+thread.
 """
 
 import contextlib
@@ -95,7 +96,7 @@ class GroupWriter:
                 self.writing += 1
             else:
                 self.waiting.append(batch)
-        if is_free:  # nobody waits: the last one that wrote has handed over to nobody
+        if is_free:  # no batch waits: a thread that finishes either wakes a waiting one or finds none
             turn = self._write_group([batch])
         else:
             turn = batch.wait()

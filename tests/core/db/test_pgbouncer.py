@@ -25,7 +25,7 @@ from tests.support.queue import run_all_jobs
 
 PROGRAM = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
 CONNECTIONS = 2
-pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="PgBouncer is a package that .ci/run installs")
+pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="optional for developers; .ci/run installs it")
 
 
 @pytest.fixture

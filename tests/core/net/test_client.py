@@ -207,17 +207,23 @@ def keep_alive_server() -> Iterator[http.server.ThreadingHTTPServer]:
         server.shutdown()
 
 
-def test_idle_connection_is_reused_and_replaced_when_closed(
-    keep_alive_server: http.server.ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[client._Connection] = []
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[client._Connection]:
+    """The connections that were opened, in their order."""
+    connections: list[client._Connection] = []
     connect = client._Connection.connect
 
     def count(connection: client._Connection) -> None:
-        opened.append(connection)
+        connections.append(connection)
         connect(connection)
 
     monkeypatch.setattr(client._Connection, "connect", count)
+    return connections
+
+
+def test_idle_connection_is_reused_and_replaced_when_closed(
+    keep_alive_server: http.server.ThreadingHTTPServer, opened: list[client._Connection]
+) -> None:
     url = f"http://127.0.0.1:{keep_alive_server.server_address[1]}/"
     assert [send(url).status for _ in range(3)] == [200, 200, 200]
     assert len(opened) == 1
@@ -226,16 +232,8 @@ def test_idle_connection_is_reused_and_replaced_when_closed(
     assert len(opened) == 2
 
 
-def test_as_many_connections_stay_idle_as_were_used_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_connections_stay_idle_as_were_used_at_once(opened: list[client._Connection]) -> None:
     """F10: four stayed, so a receiver of ten requests at a time saw a new connection for most of them."""
-    opened: list[client._Connection] = []
-    connect = client._Connection.connect
-
-    def count(connection: client._Connection) -> None:
-        opened.append(connection)
-        connect(connection)
-
-    monkeypatch.setattr(client._Connection, "connect", count)
     with run_receiver(is_holding=True) as receiver, ThreadPoolExecutor(10) as pool:
         headers = {"webhook-id": "evt_1"}
         for _ in range(2):
