@@ -48,6 +48,14 @@ def test_requests_and_refusals_are_counted_by_route_and_code(client: FlaskClient
     assert not [sample for sample in after if "msg_unknown" in sample]
 
 
+def test_methods_that_clients_invent_are_one_series(client: FlaskClient) -> None:
+    for number in range(5):
+        assert client.open("/version", method=f"WORD{number}").status_code == 405
+    methods = {sample[1] for sample in read_metrics(client) if sample[0] == "saas_http_requests_total"}
+    assert "other" in methods
+    assert not [method for method in methods if method.startswith("WORD")]
+
+
 def test_backlog_and_deliveries_are_shown(client: FlaskClient, alice: User, work: Callable[[], None]) -> None:
     send_message(client, make_key(client, alice))
     waiting = read_metrics(client)
