@@ -11,12 +11,9 @@ from typing import Any
 
 import structlog
 
-from saas_api.core import faults, tracing
+from saas_api.core import faults, secret_format, tracing
 
 _SECRET_NAMES = re.compile(r"password|token|secret|authorization|cookie|api_key|pepper", re.IGNORECASE)
-_SECRET_VALUES = re.compile(
-    r"[a-z][a-z0-9]{1,11}_(?:live|test)_\w{8,}|svc_[0-9A-Za-z]{46}|whsec_\S+|eyJ[\w-]+\.[\w-]+\.[\w-]*"
-)
 _LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -109,5 +106,5 @@ def _redact_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any])
         if _SECRET_NAMES.search(name) and value:
             event[name] = "[hidden]"
         elif isinstance(value, str):
-            event[name] = _SECRET_VALUES.sub("[hidden]", value)
+            event[name] = secret_format.hide_secrets(value)
     return event

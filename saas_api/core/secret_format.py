@@ -1,5 +1,6 @@
-"""The random part and the checksum of secrets that clients keep. Pure."""
+"""The random part and the checksum of secrets that clients keep, and how secrets look in other texts. Pure."""
 
+import re
 import secrets
 import string
 import zlib
@@ -7,6 +8,9 @@ import zlib
 RANDOM_LENGTH, CHECKSUM_LENGTH = 40, 6
 ENDING_PATTERN = "[0-9A-Za-z]{46}"
 """Regular expression of what `generate` appends; compile it with re.ASCII."""
+_SECRETS = re.compile(
+    r"[a-z][a-z0-9]{1,11}_(?:live|test)_\w{8,}|svc_[0-9A-Za-z]{46}|whsec_\S+|eyJ[\w-]+\.[\w-]+\.[\w-]*"
+)
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
 
@@ -19,6 +23,11 @@ def generate(prefix: str) -> str:
 def has_valid_checksum(text: str) -> bool:
     """Whether a text ends with the checksum of what is before it."""
     return text[-CHECKSUM_LENGTH:] == _checksum(text[:-CHECKSUM_LENGTH])
+
+
+def hide_secrets(text: str) -> str:
+    """A text for logs and reports of errors, with [hidden] in place of what has the form of a key, token or secret."""
+    return _SECRETS.sub("[hidden]", text)
 
 
 def _checksum(body: str) -> str:

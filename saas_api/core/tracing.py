@@ -11,6 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from saas_api.core import secret_format
+
 _NOTHING: AbstractContextManager[Any] = contextlib.nullcontext()
 _tracers: list[Any] = []
 _providers: list[Any] = []
@@ -131,21 +133,28 @@ def _end_failed_statement(context: Any) -> None:
 
 
 def _send_errors(config: Mapping[str, Any]) -> None:
+    """Send the errors that are reported, and nothing that Sentry would collect by itself.
+
+    Its integrations add requests, statements and calls of other systems, whose addresses and headers have secrets.
+    """
     import sentry_sdk  # noqa: PLC0415 - loaded only where errors are sent
+    from sentry_sdk.integrations.atexit import AtexitIntegration  # noqa: PLC0415 - the same
+    from sentry_sdk.integrations.dedupe import DedupeIntegration  # noqa: PLC0415 - the same
 
     sentry_sdk.init(
         dsn=config["SENTRY_DSN"],
         release=config["REVISION"] or config["VERSION"],
         environment=config["APP_ENV"],
+        default_integrations=False,
+        auto_enabling_integrations=False,
+        integrations=[AtexitIntegration(callback=lambda _pending, _timeout: None), DedupeIntegration()],
         include_local_variables=False,  # they hold keys and passwords
-        max_request_body_size="never",
-        before_send=_without_request,  # type: ignore[arg-type]  # its Event is a TypedDict
+        before_send=_hide_secrets,  # type: ignore[arg-type]  # its Event is a TypedDict
     )
     _sentry.append(sentry_sdk)
 
 
-def _without_request(event_data: MutableMapping[str, Any], _hint: Any) -> MutableMapping[str, Any]:
-    """An event without addresses, headers and cookies, which hold tokens; the transaction names the view."""
-    method = event_data.get("request", {}).get("method")
-    event_data["request"] = {"method": method} if method else {}
-    return event_data
+def _hide_secrets(report: MutableMapping[str, Any], _hint: Any) -> MutableMapping[str, Any]:
+    for error in report.get("exception", {}).get("values", ()):
+        error["value"] = secret_format.hide_secrets(error.get("value") or "")
+    return report

@@ -114,9 +114,10 @@ def test_unexpected_error_reaches_sentry_without_contents_of_the_request(
     with run_receiver(status=200) as receiver:
         dsn = f"http://public@127.0.0.1:{receiver.port}/1"
         client = create_app({**config, "SENTRY_DSN": dsn}).test_client()
+        key = make_key(client, alice)["X-API-Key"]
 
         def fail() -> None:
-            raise RuntimeError("the statement could not be read")
+            raise RuntimeError(f"the key {key} could not be read")
 
         monkeypatch.setitem(client.application.view_functions, "ops.version", fail)
         token = secrets.token_hex(8)  # Sentry gets the lines of this file that surround the error
@@ -125,8 +126,8 @@ def test_unexpected_error_reaches_sentry_without_contents_of_the_request(
         sent = read_envelope(receiver.received[0].body)
         tracing.init(config)
         observability.configure_logging(config)
-    assert "the statement could not be read" in sent
-    for value in (alice.token, token):
+    assert "the key [hidden] could not be read" in sent
+    for value in (alice.token, token, key):
         assert value not in sent
 
 
