@@ -22,6 +22,8 @@ from saas_api.cli.dev.engines import Engines
 from saas_api.core import clock, crypto
 from saas_api.core.db.engine import db
 from saas_api.core.jobs import queue
+from saas_api.core.limits import limiter
+from saas_api.core.limits.direct_connections import DirectConnections
 from saas_api.metering import limits
 from saas_api.services import routes, service_tokens, services
 from saas_api.usage import meters
@@ -195,6 +197,22 @@ def context(app: Flask) -> Iterator[Flask]:
     """The application's context, for tests that call services."""
     with app.app_context():
         yield app
+
+
+@pytest.fixture
+def patient_redis(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Wait for Redis longer than 50 ms, which a busy machine exceeds; a call would be decided without it then."""
+    with app.app_context():
+        storage, pools = limiter.get_storage(), [queue.fast_redis().connection_pool]
+    pools.append(storage.storage.connection_pool)
+    for pool in pools:
+        for name in ("socket_timeout", "socket_connect_timeout"):
+            monkeypatch.setitem(pool.connection_kwargs, name, 5)
+        pool.disconnect()
+    monkeypatch.setattr(storage, "connections", DirectConnections(storage.storage))
+    yield
+    for pool in pools:
+        pool.disconnect()
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def test_rejected_call_uses_no_quota(
 
 
 def test_cap_for_ten_messages_accepts_ten_of_fifty_concurrent_calls(
-    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization, patient_redis: None
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 10)
@@ -125,7 +125,7 @@ def test_cap_for_ten_messages_accepts_ten_of_fifty_concurrent_calls(
 
 
 def test_cap_is_exact_for_concurrent_calls_beyond_the_included_quantity(
-    app: Flask, client: FlaskClient, alice: User
+    app: Flask, client: FlaskClient, alice: User, patient_redis: None
 ) -> None:
     organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     key = make_key(client, alice)

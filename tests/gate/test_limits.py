@@ -21,17 +21,6 @@ from tests.support.redis_outage import NO_REDIS, HungRedis, run_hung_redis
 from tests.support.second_process import web_process
 
 
-@pytest.fixture
-def patient_redis(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Wait for Redis longer than 50 ms, which a busy machine exceeds; a call would be decided without it then."""
-    with app.app_context():
-        pool = limiter.get_storage().storage.connection_pool
-    monkeypatch.setitem(pool.connection_kwargs, "socket_timeout", 5)
-    pool.disconnect()
-    yield
-    pool.disconnect()
-
-
 @pytest.mark.long
 def test_200_concurrent_sends_at_a_limit_of_60_accept_exactly_60(
     app: Flask, client: FlaskClient, patient_redis: None

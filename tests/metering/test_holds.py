@@ -256,7 +256,9 @@ def test_hold_that_no_limit_concerns_takes_one_round_trip(
 
 
 @pytest.mark.parametrize("limit", ["quota", "cap"])
-def test_parallel_holds_on_a_balance_for_three_pass_exactly_three(acme: HoldingOrganization, limit: str) -> None:
+def test_parallel_holds_on_a_balance_for_three_pass_exactly_three(
+    acme: HoldingOrganization, patient_redis: None, limit: str
+) -> None:
     acme.set_quota(3 if limit == "quota" else 1000)
     acme.set_cap(3 if limit == "cap" else 1000)
     with ThreadPoolExecutor(8) as pool:
