@@ -324,7 +324,7 @@ class Settings(BaseProductSettings):
         is_refused = _is_production(info) and value is not None and not production.is_encrypted_or_local(value)
         return declaration.reject_if(is_refused, value, "https is required in production, except for localhost; ")
 
-    @field_validator("SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
+    @field_validator("SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER", "METRICS_TOKEN")
     @classmethod
     def _require_random_secret(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is None or not _is_production(info):

@@ -28,7 +28,7 @@ from saas_api.webhooks import jobs as webhooks_jobs  # noqa: F401 - registers jo
 def create_app(config: Mapping[str, Any], *, with_routes: bool = True) -> App:
     """Create the application with all jobs.
 
-    config: every setting of `config.py`, by name; PROCESS names this process in PostgreSQL's list of connections
+    config: every setting of `config.py`, by name; PROCESS and VERSION name it in PostgreSQL's list of connections
     with_routes: False for a process that serves nothing, which saves it the memory of views and pages
     raises: ValueError when SERVICES names a service that there is not
     """
@@ -37,7 +37,7 @@ def create_app(config: Mapping[str, Any], *, with_routes: bool = True) -> App:
     app.config.from_mapping(
         SQLALCHEMY_DATABASE_URI=config["DATABASE_URL"],
         SQLALCHEMY_ENGINE_OPTIONS=engine.engine_options(
-            config.get("PROCESS", ""), has_pooler=config["DATABASE_POOLER"] != "none"
+            f"{config.get('PROCESS', '')} {config['VERSION']}", has_pooler=config["DATABASE_POOLER"] != "none"
         ),
         LOGIN_ENDPOINT="accounts_pages.login_form",
     )

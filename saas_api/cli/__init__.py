@@ -13,6 +13,7 @@ DOMAIN = Domain(
     name="cli",
     system_purposes=(
         "audit.command",
+        "cli.backups",
         "cli.keys",
         "cli.note",
         "cli.users",

@@ -10,12 +10,13 @@ from typing import IO, Any
 import click
 import redis
 from click.exceptions import NoArgsIsHelpError
+from flask import current_app
 from flask.cli import AppGroup
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from saas_api.cli.dev.host import EngineError
-from saas_api.core.db import engine, tenancy
+from saas_api.core.db import engine, roles, tenancy
 from saas_api.core.db.tenancy import UnsafeDatabase
 from saas_api.core.errors import ApiError, NotFound
 from saas_api.core.observability import get_logger
@@ -25,10 +26,12 @@ log = get_logger(__name__)
 EXIT_FAILED, EXIT_USAGE, EXIT_PROBLEMS = 1, 2, 3
 _READ_MORE = "(docs/errors.md says more.)"
 _EXAMPLE = "Example: "
+CREATE_ROLES = "flask db roles prints the SQL that creates logins, roles and database."
 _MESSAGE_BY_SQLSTATE = {
     "42P01": "a table is missing: bring it up with flask db upgrade.",
     "42703": "a column is missing: bring it up with flask db upgrade.",
     "57014": "a statement took too long; nothing was changed, try again when there is less to do.",
+    "53100": "its disk is full; nothing was changed, make room and try again.",
     "55P03": "another process holds a lock that is needed; nothing was changed, try again.",
 }
 
@@ -65,11 +68,9 @@ def to_command_error() -> Iterator[None]:
     except EngineError as error:
         raise CommandError(str(error)) from None
     except UnsafeDatabase as error:
-        raise CommandError(
-            f"DATABASE_URL: {error}; flask db roles prints the SQL that creates logins and roles."
-        ) from None
+        raise CommandError(f"DATABASE_URL: {error}; {CREATE_ROLES}") from None
     except redis.RedisError as error:
-        raise CommandError(f"Redis cannot be reached: {error} (is make run going?)") from None
+        raise CommandError(f"Redis cannot be reached: {error}{_start_hint()}") from None
     except PoolTimeout:
         raise CommandError("PostgreSQL gives no more connections; try again when there is less to do.") from None
     except DBAPIError as error:
@@ -98,9 +99,20 @@ def _hint(error: ApiError) -> str:
     return f"{error.code}: {error.message} {hint}"
 
 
+def database_reason(error: SQLAlchemyError) -> str:
+    """What PostgreSQL or its driver says, as one line."""
+    return (str(getattr(error, "orig", error)).strip().splitlines() or ["no reason given"])[0]
+
+
 def _unreachable_message(error: DBAPIError) -> str:
-    reason = (str(error.orig).strip().splitlines() or ["no reason given"])[0]
-    return f"PostgreSQL cannot be reached: {reason} (is make run going?)"
+    reason = database_reason(error)
+    hint = f"; {CREATE_ROLES}" if roles.is_role_missing(reason) else _start_hint()
+    return f"PostgreSQL cannot be reached: {reason}{hint}"
+
+
+def _start_hint() -> str:
+    is_development = current_app and current_app.config.get("APP_ENV") != "production"
+    return " (is make run going?)" if is_development else ""
 
 
 class _OneLineErrors(click.Command):
@@ -149,6 +161,6 @@ def require_safe_database() -> None:
     except UnsafeDatabase as error:
         raise CommandError(f"DATABASE_URL: {error}") from None
     except SQLAlchemyError as error:
-        log.warning("database_unchecked", kind=type(error).__name__)
+        log.warning("database_unchecked", kind=type(error).__name__, reason=database_reason(error))
     finally:
         engine.dispose_connections()

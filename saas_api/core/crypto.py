@@ -111,11 +111,23 @@ def decrypt(purpose: str, encrypted: bytes, *, row_id: str) -> bytes:
 
     raises: DecryptionFailed
     """
+    return _try_secrets(purpose, encrypted, row_id)[1]
+
+
+def secret_position(purpose: str, encrypted: bytes, *, row_id: str) -> int:
+    """Position in SECRET_KEY of the secret that decrypts the result of `encrypt`; 0 for the current one.
+
+    raises: DecryptionFailed
+    """
+    return _try_secrets(purpose, encrypted, row_id)[0]
+
+
+def _try_secrets(purpose: str, encrypted: bytes, row_id: str) -> tuple[int, bytes]:
     associated_data = _associated_data(purpose, row_id)
     nonce, ciphertext = encrypted[:_NONCE_BYTES], encrypted[_NONCE_BYTES:]
-    for secret in setting("SECRET_KEY").split(","):
+    for position, secret in enumerate(setting("SECRET_KEY").split(",")):
         with contextlib.suppress(InvalidTag, ValueError):
-            return AESGCM(_derive_key(secret, purpose)).decrypt(nonce, ciphertext, associated_data)
+            return position, AESGCM(_derive_key(secret, purpose)).decrypt(nonce, ciphertext, associated_data)
     raise DecryptionFailed(purpose)
 
 

@@ -153,6 +153,8 @@ def test_production_requires_verified_addresses_unless_it_is_set() -> None:
         ("JWT_SECRET", GOOD["SECRET_KEY"], "must differ from SECRET_KEY"),
         ("API_KEY_PEPPER", f"2:{RANDOM},1:{GOOD['JWT_SECRET']}", "must differ from JWT_SECRET"),
         ("API_KEY_PEPPER", f"1:{'p' * 32}", "too little variety"),
+        ("METRICS_TOKEN", "a" * 16, "too little variety"),
+        ("METRICS_TOKEN", GOOD["SECRET_KEY"], "must differ from SECRET_KEY"),
         ("APP_URL", "http://api.acme.example", "https is required"),
         ("WEBHOOK_ALLOWED_NETWORKS", "0.0.0.0/0", "public addresses"),
         ("WEBHOOK_ALLOWED_NETWORKS", "10.0.0.0/8,::/0", "public addresses"),

@@ -4,7 +4,10 @@ import threading
 from typing import Any
 
 import pytest
+from flask import Flask
 
+from saas_api.cli.commands import doctor
+from saas_api.cli.commands.doctor import FAIL, OK, WARN
 from saas_api.core import ids
 from saas_api.core.crypto import DecryptionFailed
 from saas_api.core.db import tenancy
@@ -90,3 +93,17 @@ def test_secret_is_reencrypted_under_a_new_secret_key(
     monkeypatch.setitem(acme.app.config, "SECRET_KEY", old)
     with pytest.raises(DecryptionFailed):
         active_secrets(acme, created["id"])
+
+
+def test_stored_secret_under_an_old_secret_key_is_a_warning_and_under_none_a_failure(
+    acme: WebhookOrganization, context: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme.create_endpoint()
+    old = context.config["SECRET_KEY"]
+    assert doctor.check_secret_key().state == OK
+    monkeypatch.setitem(context.config, "SECRET_KEY", "n" * 32 + "," + old)
+    assert doctor.check_secret_key().state == WARN
+    assert context.test_cli_runner().invoke(args=["webhooks", "reencrypt"]).exit_code == 0
+    assert (doctor.check_secret_key().state, "older ones may go" in doctor.check_secret_key().what) == (OK, True)
+    monkeypatch.setitem(context.config, "SECRET_KEY", old)
+    assert doctor.check_secret_key().state == FAIL

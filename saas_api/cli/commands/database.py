@@ -8,6 +8,7 @@ from flask_migrate import Migrate
 from flask_migrate.cli import db as migration_commands
 from sqlalchemy.exc import SQLAlchemyError
 
+from saas_api.cli import errors
 from saas_api.cli.errors import Command, CommandError
 from saas_api.core.db import roles
 from saas_api.core.db.engine import db
@@ -62,7 +63,7 @@ def _server_major() -> int:
         with engine.connect() as connection:
             return int(str(connection.scalar(sa.text("SHOW server_version_num")))) // 10_000
     except SQLAlchemyError as error:
-        reason = (str(getattr(error, "orig", error)).strip().splitlines() or ["no reason given"])[0]
+        reason = errors.database_reason(error)
         raise CommandError(f"The server's version cannot be asked ({reason}); give it with --major.") from None
     finally:
         engine.dispose()

@@ -1,52 +1,76 @@
 """`flask doctor`: checks of an installation, none of which changes anything."""
 
+import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import redis
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError as UnknownRevision
 from click.exceptions import Exit
 from flask.cli import with_appcontext
 from rq import Worker
 from rq_scheduler import Scheduler
 from sqlalchemy.exc import SQLAlchemyError
 
-from saas_api.cli import output, types
+from saas_api.cli import errors, output, types
 from saas_api.cli.commands import keys
-from saas_api.cli.errors import EXIT_PROBLEMS, Command
-from saas_api.core import access, clock
-from saas_api.core.db import tenancy
+from saas_api.cli.errors import CREATE_ROLES, EXIT_PROBLEMS, Command
+from saas_api.core import access, clock, crypto
+from saas_api.core.db import roles, tenancy
 from saas_api.core.db.engine import db
 from saas_api.core.db.roles import MAX_POSTGRES, MIN_POSTGRES
 from saas_api.core.db.tenancy import UnsafeDatabase
 from saas_api.core.jobs import queue, schedule
 from saas_api.core.settings import ROOT, setting
 from saas_api.settings import instance
+from saas_api.webhooks import secrets as webhook_secrets
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 CLOCK_SKEW_WARN_SECONDS, CLOCK_SKEW_FAIL_SECONDS = 2.0, 30.0
 MAX_SECONDS_WITHOUT_RUN = 180.0
 MIN_REDIS = (6, 2)
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 1_000_000_000, 200_000_000
+REDIS_MEMORY_WARN, REDIS_MEMORY_FAIL = 0.8, 0.95
+MAX_BACKUP_AGE = timedelta(days=2)
+_RESTORE_AGAIN = (
+    "A restore was broken off: flask restore into an empty database restores all or nothing. After a migration that was"
+    " broken off, REINDEX INDEX CONCURRENTLY makes an index valid."
+)
 _MONTHS_AHEAD = 24
 _LOCAL_TIMES = sa.text("""SELECT z, t, t AT TIME ZONE z FROM unnest(CAST(:zones AS text[])) z,
   unnest(CAST(:times AS timestamptz[])) t""")
+_INCOMPLETE = sa.text("""
+SELECT 'table ' || relname || ' has no primary key' FROM pg_class c
+ WHERE relnamespace = to_regnamespace(current_schema()) AND relkind = 'r' AND NOT relispartition
+   AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
+UNION ALL
+SELECT 'index ' || indexrelid::regclass || ' is not valid' FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+ WHERE c.relnamespace = to_regnamespace(current_schema()) AND c.relkind = 'i' AND NOT i.indisvalid
+ORDER BY 1""")
+_PROCESSES = sa.text("""
+SELECT DISTINCT application_name FROM pg_stat_activity
+ WHERE datname = current_database() AND application_name LIKE 'saas-api %'""")
+_LAST_BACKUP = sa.text(
+    "SELECT max(at) FROM audit_events WHERE organization_id IS NULL AND action = 'platform.backed_up'"
+)
 
 
 @click.command("doctor", cls=Command)
 @types.json_option
 @with_appcontext
 def doctor(*, as_json: bool) -> None:
-    """Look at settings, engines, roles, migrations, clocks, zone data, scheduler, workers and disk.
+    """Look at settings, engines, roles, tables, clocks, zone data, secrets, scheduler, workers, backups and disk.
 
     It changes nothing, and ends with 3 when something does not work; a warning alone ends with 0.
 
@@ -87,33 +111,46 @@ def collect_findings() -> Iterator[Finding]:
     yield from (postgres_finding, redis_finding)
     has_postgres, has_redis = postgres_finding.state != FAIL, redis_finding.state != FAIL
     if has_postgres:
-        roles, migrations = check_roles(), check_migrations()
-        yield from (roles, migrations, check_clocks())
-        has_postgres = FAIL not in (roles.state, migrations.state)
+        findings = check_roles(), check_migrations(), check_tables()
+        yield from (*findings, check_versions(), check_clock("PostgreSQL", _read_postgres_clock))
+        has_postgres = all(finding.state != FAIL for finding in findings)
     if has_postgres:
-        yield check_time_zones()
-        yield check_peppers()
+        yield from (check_time_zones(), check_peppers(), check_secret_key(), check_backup())
     if has_postgres and has_redis:
         yield check_scheduler()
     if has_redis:
+        yield check_clock("Redis", _read_redis_clock)
         yield from check_workers()
     yield from check_disk()
 
 
-def check_clocks() -> Finding:
-    """Difference between the clocks of this machine and of PostgreSQL."""
+def check_clock(engine: str, read_clock: Callable[[], float]) -> Finding:
+    """Difference between the clocks of this machine and of an engine.
+
+    read_clock: returns the engine's seconds since 1970
+    """
     before = time.time()
-    with db.engine.connect() as connection:
-        database_time = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one().timestamp()
-    skew = abs((before + time.time()) / 2 - database_time)
-    problem = f"this machine and PostgreSQL are {skew:.1f} s apart"
-    remedy = "Let both follow NTP; leases and periods are counted by either."
+    engine_time = read_clock()
+    skew = abs((before + time.time()) / 2 - engine_time)
+    problem = f"this machine and {engine} are {skew:.1f} s apart"
+    remedy = "Let both follow NTP; leases, limits and periods are counted by either."
     return _first_problem(
-        "clock",
-        f"{skew:.1f} s apart from PostgreSQL",
+        f"clock of {engine}",
+        f"{skew:.1f} s apart from this machine",
         (skew > CLOCK_SKEW_FAIL_SECONDS, FAIL, problem, remedy),
         (skew > CLOCK_SKEW_WARN_SECONDS, WARN, problem, remedy),
     )
+
+
+def _read_postgres_clock() -> float:
+    with db.engine.connect() as connection:
+        return float(connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one().timestamp())
+
+
+def _read_redis_clock() -> float:
+    with queue.worker_redis() as client:
+        seconds, microseconds = client.time()
+    return float(seconds) + float(microseconds) / 1e6
 
 
 def check_time_zones() -> Finding:
@@ -124,7 +161,7 @@ def check_time_zones() -> Finding:
         try:
             rows = session.execute(_LOCAL_TIMES, {"zones": zones, "times": times}).all()
         except SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+            reason = errors.database_reason(error)
             return Finding("zone data", FAIL, f"PostgreSQL: {reason}", "Bring PostgreSQL's zone data up to date.")
     differing = sorted(
         {zone for zone, at, local in rows if at.astimezone(clock.get_zone(zone)).replace(tzinfo=None) != local}
@@ -187,6 +224,11 @@ def _settings_problems() -> Iterator[tuple[str, str, str]]:
     url = str(setting("APP_URL"))
     if not url.startswith("https://"):
         yield WARN, f"APP_URL={url} is not encrypted", "Set APP_URL to its https address."
+    elif not setting("TRUSTED_PROXIES"):
+        what = "TRUSTED_PROXIES=0: all clients have the address of the proxy that ends TLS, and share its limits"
+        yield WARN, what, "Set TRUSTED_PROXIES to the number of proxies that append to X-Forwarded-For."
+    if not setting("METRICS_TOKEN"):
+        yield WARN, "/metrics answers this machine only", "Set METRICS_TOKEN, and give it to Prometheus."
     if not setting("SMTP_HOST"):
         yield FAIL, "mail is not sent: neither links nor invitations arrive", "Set SMTP_HOST."
     if access.is_service_offered("messages"):
@@ -205,9 +247,10 @@ def _settings_problems() -> Iterator[tuple[str, str, str]]:
 def check_peppers() -> Finding:
     """Keys whose digest has an old pepper, or one that API_KEY_PEPPER lacks."""
     peppers = keys.read_peppers()
+    unused = " and older ones in API_KEY_PEPPER may go" if len(crypto.pepper_versions()) > 1 else ""
     return _first_problem(
         "peppers",
-        f"every secret has version {peppers.current}",
+        f"every secret has version {peppers.current}{unused}",
         (
             peppers.lost > 0,
             FAIL,
@@ -223,18 +266,60 @@ def check_peppers() -> Finding:
     )
 
 
+def check_secret_key() -> Finding:
+    """Stored secrets of webhooks that an old SECRET_KEY encrypts, or one that is not given."""
+    counts = webhook_secrets.count_by_secret_key()
+    lost, old = counts[webhook_secrets.LOST], sum(count for position, count in counts.items() if position > 0)
+    has_older = len(setting("SECRET_KEY").split(",")) > 1
+    unused = "; older ones may go a day after it was added" if has_older else ""
+    return _first_problem(
+        "SECRET_KEY",
+        f"the first one encrypts every stored secret{unused}",
+        (
+            lost > 0,
+            FAIL,
+            f"stored secrets that no SECRET_KEY decrypts: {lost}; their webhooks are not sent",
+            "Add the SECRET_KEY of before again, as SECRET_KEY=new,old.",
+        ),
+        (
+            old > 0,
+            WARN,
+            f"stored secrets under an old SECRET_KEY: {old}",
+            "Run flask webhooks reencrypt before you remove it.",
+        ),
+    )
+
+
+def check_backup() -> Finding:
+    """Age of the last `flask backup`; other backups are not known here."""
+    with tenancy.system_session("cli.backups") as session:
+        last: datetime | None = session.scalar(_LAST_BACKUP)
+    if last is None:
+        is_needed = setting("APP_ENV") == "production"
+        return _first_problem(
+            "backup",
+            "none was made by flask backup",
+            (
+                is_needed,
+                WARN,
+                "none was made by flask backup",
+                "Run flask backup every night, unless your provider keeps backups that you have restored once.",
+            ),
+        )
+    age = datetime.now(UTC) - last
+    what = f"the last flask backup is {age.total_seconds() / 3600:.0f} hours old"
+    return _first_problem("backup", what, (age > MAX_BACKUP_AGE, WARN, what, "Look why flask backup did not run."))
+
+
 def check_postgres() -> Finding:
     """Whether PostgreSQL answers, and its version."""
     try:
         with db.engine.connect() as connection:
             number = int(str(connection.scalar(sa.text("SHOW server_version_num"))))
     except SQLAlchemyError as error:
-        return Finding(
-            "PostgreSQL",
-            FAIL,
-            _reason(error),
-            _start_hint("make run starts it here; elsewhere look at DATABASE_URL.", "Look at DATABASE_URL."),
-        )
+        remedy = _start_hint("make run starts it here; elsewhere look at DATABASE_URL.", "Look at DATABASE_URL.")
+        reason = errors.database_reason(error)
+        return Finding("PostgreSQL", FAIL, reason, CREATE_ROLES if roles.is_role_missing(reason) else remedy)
     major = number // 10_000
     return _first_problem(
         "PostgreSQL",
@@ -250,27 +335,77 @@ def check_postgres() -> Finding:
 
 
 def check_roles() -> Finding:
-    """Whether the database isolates tenants."""
+    """Whether the database isolates tenants, and the login may not change that."""
     try:
         tenancy.verify_isolation()
     except UnsafeDatabase as error:
-        return Finding("roles", FAIL, str(error), "flask db roles prints the SQL that creates the logins and roles.")
+        is_incomplete = "row-level security" in str(error)
+        return Finding("roles", FAIL, str(error), _RESTORE_AGAIN if is_incomplete else CREATE_ROLES)
     except SQLAlchemyError as error:
-        return Finding("roles", FAIL, _reason(error), "Bring the tables up: flask db upgrade.")
+        return Finding("roles", FAIL, errors.database_reason(error), "Bring the tables up: flask db upgrade.")
     return Finding("roles", OK, "a forgotten filter shows no row")
 
 
 def check_migrations() -> Finding:
-    """Whether the database has the newest revision."""
-    head = ScriptDirectory(str(ROOT / "migrations")).get_current_head()
+    """Whether the database has the newest revision of this release, or one of a newer release."""
+    scripts = ScriptDirectory(str(ROOT / "migrations"))
+    head = scripts.get_current_head()
     try:
         with db.engine.connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()
     except SQLAlchemyError:  # before revision 0011 the runtime login may not read it
         current = None
+    try:
+        scripts.get_revision(current or "base")
+        is_newer = False
+    except UnknownRevision:
+        is_newer = True
     problem = f"the tables are of revision {current or 'none'}, the code expects {head}"
     return _first_problem(
-        "migrations", f"revision {current}", (current != head, FAIL, problem, "Run flask db upgrade.")
+        "migrations",
+        f"revision {current}",
+        (
+            is_newer,
+            WARN,
+            f"the tables are of revision {current}, which version {setting('VERSION')} does not know",
+            "This is right while a newer release is rolled out; otherwise install that release here, too.",
+        ),
+        (current != head, FAIL, problem, "Run flask db upgrade."),
+    )
+
+
+def check_tables() -> Finding:
+    """Whether the tables are whole: a restore or a migration that was broken off leaves some without their indexes."""
+    with db.engine.connect() as connection:
+        problems = connection.scalars(_INCOMPLETE).all()
+    more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return _first_problem(
+        "tables",
+        "each has its primary key, and every index is valid",
+        (
+            bool(problems),
+            FAIL,
+            ", ".join(problems[:3]) + more,
+            _RESTORE_AGAIN,
+        ),
+    )
+
+
+def check_versions() -> Finding:
+    """Versions of the processes that are connected to the database."""
+    with db.engine.connect() as connection:
+        names = connection.scalars(_PROCESSES).all()
+    versions = {match[1] for name in names if (match := re.fullmatch(r"saas-api \S+ (\d\S*)", name))}
+    others = ", ".join(sorted(versions - {setting("VERSION")}))
+    return _first_problem(
+        "versions",
+        f"every process has version {setting('VERSION')}",
+        (
+            bool(others),
+            WARN,
+            f"processes of version {others} are connected besides version {setting('VERSION')}",
+            "This is right while a release is rolled out; otherwise restart those that have the wrong version.",
+        ),
     )
 
 
@@ -289,13 +424,32 @@ def check_redis() -> Finding:
     number = str(info["redis_version"])
     parts = tuple(int(part) for part in number.split(".")[:2])
     policy, is_persistent = info.get("maxmemory_policy", "noeviction"), bool(info.get("aof_enabled"))
+    limit = int(info.get("maxmemory", 0))
+    used = int(info.get("used_memory", 0)) / limit if limit else 0
+    memory = (f"{used:.0%} of its maxmemory is used", "Raise maxmemory; a full Redis refuses wake-ups.")
     return _first_problem(
         "Redis",
         f"version {number}, {policy}, appends to a file",
         (parts < MIN_REDIS, FAIL, f"version {number} is too old", "Use 6.2 or later."),
+        (_is_redis_open(), FAIL, "it answers without a password", "Set requirepass, or user default off in its ACL."),
+        (used > REDIS_MEMORY_FAIL, FAIL, *memory),
         (policy != "noeviction", WARN, f"it forgets wake-ups ({policy})", "Set maxmemory-policy noeviction."),
         (not is_persistent, WARN, "it loses wake-ups and limits when it ends", "Set appendonly yes."),
+        (used > REDIS_MEMORY_WARN, WARN, *memory),
     )
+
+
+def _is_redis_open() -> bool:
+    """Whether the Redis of an installation in production answers clients that do not know its password."""
+    address = urlsplit(setting("REDIS_URL"))
+    if setting("APP_ENV") != "production" or not address.password:
+        return False
+    without_login = setting("REDIS_URL").replace(f"{address.netloc.rpartition('@')[0]}@", "", 1)
+    try:
+        with redis.Redis.from_url(without_login, socket_timeout=2, socket_connect_timeout=2) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
 
 
 def check_disk() -> Iterator[Finding]:
@@ -332,7 +486,3 @@ def _first_problem(name: str, what: str, *problems: tuple[bool, str, str, str]) 
 def _start_hint(in_development: str, in_production: str) -> str:
     """A remedy, which names make run in development only."""
     return in_production if setting("APP_ENV") == "production" else in_development
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    return (str(getattr(error, "orig", error)).strip().splitlines() or ["no reason given"])[0]

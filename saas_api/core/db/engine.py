@@ -94,7 +94,7 @@ def engine_options(process: str = "", *, has_pooler: bool = False) -> dict[str, 
 
     A connection starts as `saas_tenant` without an organization, so a transaction without a scope sees no rows.
     The pool holds two connections for each thread, because a request can open a system session of its own.
-    process: such as "web", for the application_name of its connections
+    process: such as "web 1.0.2", for the application_name of its connections
     has_pooler: connections have these settings from `roles.pooler_statements`, because a pooler passes on none
     """
     settings = " ".join(f"-c {name}={value}" for name, value in roles.CONNECTION_SETTINGS.items())

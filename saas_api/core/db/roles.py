@@ -97,6 +97,14 @@ def missing_right(connection: sa.Connection) -> str | None:
     return None
 
 
+def is_role_missing(reason: str) -> bool:
+    """Whether PostgreSQL refused a connection because a login, a role, a grant or the database is missing.
+
+    reason: text of the error; there is no SQLSTATE before a connection is open
+    """
+    return re.search(r'(role|database) ".*" does not exist|permission denied to set role', reason) is not None
+
+
 def quote(name: str) -> str:
     """A name as an SQL identifier, in quotes only when it needs them."""
     return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'

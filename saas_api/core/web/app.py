@@ -232,7 +232,8 @@ def _handle_integrity_error(error: IntegrityError) -> Response:
 
 
 def _handle_database_unavailable(error: DBAPIError | PoolTimeout) -> Response:
-    log.error("database_away", kind=type(error).__name__)
+    sqlstate = getattr(getattr(error, "orig", None), "pgcode", None)
+    log.error("database_away", kind=type(error).__name__, sqlstate=sqlstate)
     metrics.DATABASE_FAILURES.labels(type(error).__name__).inc()
     return error_pages.render_error(ServiceUnavailable())
 
