@@ -1,5 +1,7 @@
 """Deletion of the old events of a busy month, within the ten seconds of a statement."""
 
+from typing import Any
+
 import pytest
 from flask import Flask
 
@@ -17,11 +19,14 @@ SELECT e.organization_id, e.id, w.id, 'replay', 'delivered', now()
 """
 
 
-@pytest.mark.long
-def test_many_old_events_are_deleted_with_their_deliveries(app: Flask, acme: WebhookOrganization) -> None:
+def test_many_old_events_are_deleted_with_their_deliveries(
+    app: Flask, acme: WebhookOrganization, superuser: Any
+) -> None:
     acme.create_endpoint()
     for _ in range(5):
         acme.execute(INSERT_OLD_EVENTS)
+    with superuser, superuser.cursor() as cursor:  # as autovacuum would: these connections know empty tables
+        cursor.execute("ANALYZE events, webhook_deliveries, webhook_attempts")
     with app.app_context():
         assert jobs.purge() == {"deleted": 10_000}
     assert acme.rows("SELECT FROM webhook_deliveries") == []
