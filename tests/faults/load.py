@@ -84,6 +84,7 @@ class Load:
     threads: int = 4
     most: int = 1_000_000
     pause: float = 0.0
+    prefix: str = "load"
     journal: list[AcceptedMessage] = field(default_factory=list)
     statuses: list[tuple[int, float]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -120,9 +121,9 @@ class Load:
                 return
             tenant, mode = self.tenants[number % len(self.tenants)], "test" if number % 10 == 0 else "live"
             try:
-                self._send(session, tenant, mode, f"load-{number}")
+                self._send(session, tenant, mode, f"{self.prefix}-{number}")
             except (AssertionError, KeyError, requests.RequestException) as error:  # an error in a thread would be lost
-                self.refused.append(f"load-{number}: {error!r}")
+                self.refused.append(f"{self.prefix}-{number}: {error!r}")
             time.sleep(self.pause)
 
     def _send(self, session: requests.Session, tenant: Tenant, mode: str, key: str) -> None:
