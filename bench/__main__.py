@@ -15,6 +15,7 @@ from bench import (
     report,
     send,
     start,
+    storage,
     tables,
     verify,
     webhooks,
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "pages": pages.run,
     "memory": memory.run,
     "start": start.run,
+    "storage": storage.run,
 }
 NAMES = ("send", *BENCHMARKS)
 CONNECTIONS = 16

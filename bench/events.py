@@ -32,7 +32,7 @@ def run(seconds: float, connections: int) -> dict[str, Any]:
     """
     settings = {"APP_URL": "http://localhost", "DEFAULT_SPEND_CAP": "none"}
     with running_application(**settings) as app:
-        headers, body = _prepare(app)
+        headers, body = prepare(app)
         with load.serving_product(app, settings) as server, load.serving("noop") as no_op:
             variants = {
                 "no-op": Variant(Call(no_op, "/", "{}", load.JSON_HEADERS)),
@@ -59,7 +59,7 @@ def run(seconds: float, connections: int) -> dict[str, Any]:
     return results
 
 
-def _prepare(app: Flask) -> tuple[dict[str, str], str]:
+def prepare(app: Flask) -> tuple[dict[str, str], str]:
     """Headers of a service, and a batch with a place for a number in the id of each event."""
     with app.app_context():
         meters.publish_meter(_METER, SYSTEM_ACTOR)

@@ -1,4 +1,4 @@
-"""Tables of docs/performance.md and figures of the README, written from bench/results/latest.json.
+"""Tables of docs/performance.md and docs/capacity.md and figures of the README, written from bench/results/latest.json.
 
 `make bench` and `python -m bench.tables` write what stands on these pages between `<!-- NAME -->` and
 `<!-- end of NAME -->`.
@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import budget, report, targets, turns
+from bench import budget, capacity, report, targets, turns
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
+PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "capacity.md", ROOT / "README.md")
 _BLOCK = re.compile(r"(<!-- ([a-z-]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
 Results = Mapping[str, Any]
@@ -131,6 +131,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "memory": memory,
     "start": start,
     "figures": figures,
+    **capacity.BLOCKS,
 }
 
 

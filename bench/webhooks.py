@@ -101,15 +101,15 @@ def run(seconds: float, connections: int) -> dict[str, Any]:  # noqa: ARG001 - a
 
 
 def _measure(app: Flask, worker: psutil.Process, receiver: Receiver, scenario: Scenario, seconds: float) -> Measurement:
-    organization = _create_endpoints(app, scenario, receiver.port)
+    organization = create_endpoints(app, scenario, receiver.port)
     count = round(seconds * (_SLOW_PER_SECOND if scenario.seconds else MIN_PER_SECOND)) // scenario.endpoints
     postgres, per_second = Engines(app).postgres, []
     with report.progress(f"Webhooks, {scenario.name}", _ROUNDS) as bar:
-        _deliver(app, organization, count // 5, scenario)
+        deliver(app, organization, count // 5, scenario)
         receiver.take_counts()
         before = tree_seconds(worker), tree_seconds(postgres)
         for _ in range(_ROUNDS):
-            per_second.append(_deliver(app, organization, count, scenario))
+            per_second.append(deliver(app, organization, count, scenario))
             bar.update(1, f"{per_second[-1]} a second")
         after = tree_seconds(worker), tree_seconds(postgres)
     received, total = receiver.take_counts(), _ROUNDS * count * scenario.endpoints
@@ -128,7 +128,8 @@ def _measure(app: Flask, worker: psutil.Process, receiver: Receiver, scenario: S
     )
 
 
-def _create_endpoints(app: Flask, scenario: Scenario, port: int) -> BillingOrganization:
+def create_endpoints(app: Flask, scenario: Scenario, port: int) -> BillingOrganization:
+    """Create an organization with endpoints at a receiver."""
     with app.app_context():
         organization = create_organization(f"Acme{ids.new_id().hex}", clock.now())
         clock.freeze_time(None)
@@ -142,7 +143,7 @@ def _create_endpoints(app: Flask, scenario: Scenario, port: int) -> BillingOrgan
     return organization
 
 
-def _deliver(app: Flask, organization: BillingOrganization, count: int, scenario: Scenario) -> int:
+def deliver(app: Flask, organization: BillingOrganization, count: int, scenario: Scenario) -> int:
     """Publish events and wait until every endpoint has them; returns the deliveries a second."""
     with superuser_cursor(app) as cursor:
         cursor.execute("SELECT now()")

@@ -139,7 +139,7 @@ def _deliver(app: Flask, owners: list[str], count: int) -> int:
         cursor.execute(_QUEUE, {"owners": owners, "count": count})
         with app.app_context():
             queue.wake_workers(DRAIN_JOB, is_forced=True)
-        while _is_any_open(cursor):
+        while is_any_open(cursor):
             time.sleep(0.2)
     with app.app_context(), tenancy.system_session("demo.seed") as session:
         result = session.execute(_RESULT, {"since": since}).one()
@@ -148,7 +148,8 @@ def _deliver(app: Flask, owners: list[str], count: int) -> int:
     return round(count / result.seconds)
 
 
-def _is_any_open(cursor: Any) -> bool:
+def is_any_open(cursor: Any) -> bool:
+    """Whether a message has no final status yet."""
     cursor.execute("SELECT EXISTS (SELECT FROM messages WHERE status IN ('queued', 'sending'))")
     return bool(cursor.fetchone()[0])
 
