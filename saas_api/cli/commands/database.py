@@ -33,8 +33,8 @@ def init_app(app: Flask) -> None:
 def print_roles(*, major: int | None, has_pooler: bool) -> None:
     """Print SQL that creates the database, its two logins and its two roles; repeating it changes nothing.
 
-    The names are those in DATABASE_OWNER_URL and DATABASE_URL. A superuser runs the SQL in psql, and then gives each
-    login its password.
+    The names are those in DATABASE_OWNER_URL and DATABASE_URL. A superuser, or an administrator of a provider with
+    CREATEROLE and CREATEDB, runs the SQL in psql, and then gives each login its password.
 
     Example: flask db roles --major 15 | psql -U postgres
     """
@@ -50,6 +50,7 @@ def script(names: DatabaseLogins, major: int, *, has_pooler: bool = False) -> st
     logins = dict.fromkeys((names.owner, names.runtime))
     lines = [f"-- PostgreSQL {major}; the owner of the tables is {names.owner}, the processes use {names.runtime}."]
     lines += [f"{statement};" for statement in roles.cluster_statements(names, major)]
+    lines.append(f"{roles.become_owner_statement(names, major)};")
     lines += [f"SELECT '{create}' {missing} \\gexec", f"\\connect {roles.quote(names.database)}"]
     lines += [f"{statement};" for statement in roles.schema_statements(names)]
     lines += [f"{statement};" for statement in (roles.pooler_statements(names) if has_pooler else [])]

@@ -44,7 +44,7 @@ class DatabaseLogins:
 
 
 def cluster_statements(names: DatabaseLogins, major: int) -> list[str]:
-    """SQL for a superuser that creates both logins and both roles; repeating it changes nothing.
+    """SQL for an administrator that creates both logins and both roles; repeating it changes nothing.
 
     major: version of the server, MIN_POSTGRES to MAX_POSTGRES
     """
@@ -61,7 +61,7 @@ def cluster_statements(names: DatabaseLogins, major: int) -> list[str]:
 
 
 def schema_statements(names: DatabaseLogins) -> list[str]:
-    """SQL for a superuser in the product's database: its owner alone creates tables."""
+    """SQL for an administrator in the product's database: its owner alone creates tables."""
     return [
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
         f"GRANT USAGE, CREATE ON SCHEMA public TO {quote(names.owner)}",
@@ -70,7 +70,7 @@ def schema_statements(names: DatabaseLogins) -> list[str]:
 
 
 def pooler_statements(names: DatabaseLogins) -> list[str]:
-    """SQL for a superuser that gives the runtime login the settings of its connections, where a pooler is between."""
+    """SQL for an administrator that gives the runtime login the settings of its connections behind a pooler."""
     login, database = quote(names.runtime), quote(names.database)
     return [
         f"ALTER ROLE {login} IN DATABASE {database} SET {name} = '{value}'"
@@ -78,8 +78,17 @@ def pooler_statements(names: DatabaseLogins) -> list[str]:
     ]
 
 
+def become_owner_statement(names: DatabaseLogins, major: int) -> str:
+    """SQL that lets an administrator who is no superuser, as providers have them, give the database to its owner."""
+    kind, literal = "SET" if major >= _FIRST_WITH_GRANT_OPTIONS else "MEMBER", names.owner.replace("'", "''")
+    return (
+        f"DO $$ BEGIN IF NOT pg_has_role('{literal}', '{kind}') THEN "
+        f"GRANT {quote(names.owner)} TO CURRENT_USER; END IF; END $$"
+    )
+
+
 def create_database_statement(names: DatabaseLogins) -> str:
-    """SQL for a superuser that creates the database."""
+    """SQL for an administrator that creates the database."""
     return f"CREATE DATABASE {quote(names.database)} OWNER {quote(names.owner)}"
 
 
