@@ -1,42 +1,36 @@
 """Entry point of gunicorn and of the `flask` command: reads the settings and creates the application."""
 
-import json
 import os
 import sys
-from pathlib import Path
 
 import click
 from flask import Flask
 from flask.cli import cli as flask_command
 
+from saas_api.cli import help_text
+
 is_completion = "_FLASK_COMPLETE" in os.environ  # a shell asks for the words that may come next
 is_command = is_completion or click.get_current_context(silent=True) is not None
 
 
-def command_summaries() -> dict[str, str]:
-    """The product's commands and groups with their descriptions."""
-    commands = Path(__file__).with_name("saas_api") / "cli" / "commands.json"
-    summaries: dict[str, str] = json.loads(commands.read_text(encoding="utf-8"))
-    return summaries
-
-
 def is_listing() -> bool:
-    """Whether the `flask` command only lists the commands: `flask --help`, or the completion of the first word."""
-    if is_completion:
-        return not {*os.environ.get("COMP_WORDS", "").split()} & {*command_summaries()}
-    return is_command and sys.argv[1:] in ([], ["--help"])
+    """Whether the `flask` command only shows help, or a shell asks what may be typed."""
+    words = sys.argv[1:]
+    is_help = is_command and (words == [] or words[-1] == "--help")
+    return is_completion or (is_help and help_text.is_command(words[:-1], help_text.read_commands()))
 
 
 def help_app() -> Flask:
-    """An application that only lists its commands, without importing the product.
+    """An application that shows and completes its commands, without importing them.
 
     Commands of Flask and of libraries still run (`flask shell`), and are not listed.
     """
     for command in flask_command.commands.values():
         command.hidden = True
     application = Flask("saas_api")
-    for name, text in command_summaries().items():
-        application.cli.add_command(click.Command(name, help=text))
+    for name, stored in help_text.read_commands().items():
+        flask_command.commands.pop(name, None)  # of Flask-Migrate, which lacks ours
+        application.cli.add_command(help_text.build(name, stored))
     return application
 
 

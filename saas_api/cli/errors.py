@@ -1,6 +1,5 @@
 """Errors of commands as one line with a hint, exit codes, and the classes of commands and groups."""
 
-import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from saas_api.cli.dev.host import EngineError
+from saas_api.cli.help_text import CommandWithExamples
 from saas_api.core.db import engine, roles, tenancy
 from saas_api.core.db.tenancy import UnsafeDatabase
 from saas_api.core.errors import ApiError, NotFound
@@ -25,7 +25,6 @@ log = get_logger(__name__)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_PROBLEMS = 1, 2, 3
 _READ_MORE = "(docs/errors.md says more.)"
-_EXAMPLE = "Example: "
 CREATE_ROLES = "flask db roles prints the SQL that creates logins, roles and database."
 _MESSAGE_BY_SQLSTATE = {
     "42P01": "a table is missing: bring it up with flask db upgrade.",
@@ -125,23 +124,8 @@ class _OneLineErrors(click.Command):
             return super().invoke(ctx)
 
 
-class Command(_OneLineErrors):
-    """A command whose errors are one line, and whose help ends with examples, which are not wrapped."""
-
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        del ctx
-        text, examples = self.text_and_examples()
-        formatter.write_paragraph()
-        with formatter.indentation():
-            formatter.write_text(text)
-        if examples:
-            with formatter.section("Example" if len(examples) == 1 else "Examples"):
-                formatter.write("".join(f"{'':>{formatter.current_indent}}{line}\n" for line in examples))
-
-    def text_and_examples(self) -> tuple[str, list[str]]:
-        """The help text, and the example lines that follow "Example:" in it."""
-        text, _, examples = inspect.cleandoc(self.help or "").partition(_EXAMPLE)
-        return text.strip(), [line.strip() for line in examples.splitlines() if line.strip()]
+class Command(_OneLineErrors, CommandWithExamples):
+    """A command whose errors are one line, and whose help ends with examples."""
 
 
 class CommandGroup(_OneLineErrors, AppGroup):

@@ -5,7 +5,7 @@ from pathlib import Path
 from flask import Flask
 
 from saas_api.cli.commands import documents
-from saas_api.cli.commands.documents import COMMANDS_FILE
+from saas_api.cli.help_text import COMMANDS_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 

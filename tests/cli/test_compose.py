@@ -48,11 +48,18 @@ def test_every_password_is_required_and_used_for_one_login() -> None:
         assert "POSTGRES_OWNER_PASSWORD" not in str(COMPOSE["services"][name])
 
 
-def test_containers_of_the_product_have_no_capabilities() -> None:
+def test_containers_have_no_capabilities_and_write_nowhere_but_their_volumes() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"]), name
+        assert service["read_only"] is True, name
+        assert "build" in service or service["user"] == {"proxy": "nginx"}.get(name, name)
     for name in ("migrate", "web", "worker", "scheduler"):
-        service = COMPOSE["services"][name]
-        assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
-        assert service["env_file"] == [".env"]
+        assert COMPOSE["services"][name]["env_file"] == [".env"]
+
+
+def test_web_and_workers_can_be_scaled() -> None:
+    """O9: a port of the host is taken once, so only the proxy has one."""
+    assert [name for name, service in COMPOSE["services"].items() if "ports" in service] == ["proxy"]
 
 
 def test_images_and_actions_have_exact_versions() -> None:

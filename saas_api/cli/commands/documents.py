@@ -14,11 +14,10 @@ from flask import current_app
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from saas_api.cli import help_text
 from saas_api.cli.errors import EXIT_PROBLEMS, Command, CommandGroup
-from saas_api.core.settings import ROOT
 from saas_api.docs import openapi as docs_openapi
 
-COMMANDS_FILE = ROOT / "saas_api" / "cli" / "commands.json"
 MIGRATION_COMMANDS = "db"
 """Group of Flask-Migrate's commands, which it documents itself, and of ours."""
 _INTRODUCTION = """# Command line
@@ -63,17 +62,19 @@ def output_option(default: str) -> Callable[..., Any]:
 @output_option("docs/cli.md")
 @check_option
 def export_cli_docs(output: Path, check: bool) -> None:
-    """Write the page about every command, and the list that flask --help shows.
+    """Write the page about every command, and the file from which --help and completion are answered.
 
     Example: flask cli export --check
     """
-    write_or_check({output: cli_page(current_app.cli), COMMANDS_FILE: command_index(current_app.cli)}, check=check)
+    write_or_check(
+        {output: cli_page(current_app.cli), help_text.COMMANDS_FILE: command_index(current_app.cli)}, check=check
+    )
 
 
 def command_index(root: click.Group) -> str:
-    """First sentence about each command by its name, as JSON; `flask --help` lists them."""
-    summaries = {name: _first_line(command) for name, command in sorted(root.commands.items())}
-    return orjson.dumps(summaries, option=orjson.OPT_INDENT_2).decode() + "\n"
+    """Every command as JSON, from which `--help` and completion are answered without the product."""
+    commands = {name: help_text.describe(command) for name, command in sorted(root.commands.items())}
+    return orjson.dumps(commands, option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
 def cli_page(root: click.Group) -> str:
