@@ -31,7 +31,7 @@ def full_disk(superuser: Any) -> Iterator[None]:
 
 
 def test_full_disk_refuses_calls_with_503_and_loses_nothing(
-    app: Flask, client: FlaskClient, work: Work, superuser: Any
+    app: Flask, client: FlaskClient, work: Work, superuser: Any, patient_redis: None
 ) -> None:
     acme = MessagingOrganization(client, "Acme", "alice@acme.example")
     accepted = acme.send()["message_id"]
