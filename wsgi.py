@@ -61,8 +61,8 @@ def product_app() -> Flask:
     processes.share_heap()
     try:
         process = sys.argv[1] if is_command and len(sys.argv) > 1 else "web"
-        serves_nothing = process in ("worker", "scheduler") or "--help" in sys.argv
-        application = create_app({**config.load(), "PROCESS": process}, with_routes=not serves_nothing)
+        with_routes = not (is_command and process in cli.WITHOUT_VIEWS)
+        application = create_app({**config.load(), "PROCESS": process}, with_routes=with_routes)
     except config.ConfigurationError as error:
         sys.exit(f"The settings cannot be used:\n{error}")
     if is_command:

@@ -57,6 +57,8 @@ COMMANDS = {
 """Module below `commands`, and its command or group, by the name of the command."""
 _SELF_CONTAINED = {*COMMANDS} - {"cli", "dev", "doctor", "errors", "openapi", "restore"}
 """They run without other commands, and without Flask-Migrate; generated pages list what every module declares."""
+WITHOUT_VIEWS = {*COMMANDS, "db"} - {"cli", "demo", "dev", "errors", "openapi", "services", "settings"}
+"""They do the work of the domains, as workers do; views and pages would take half a second to import."""
 
 
 def init_app(app: Flask, command: str = "") -> None:
@@ -64,6 +66,9 @@ def init_app(app: Flask, command: str = "") -> None:
 
     command: the only one that will run, and is added; any other text adds all
     """
+    if command == "db":
+        import_module(f"{__name__}.commands.database").init_app(app)
+        return
     is_alone = command in _SELF_CONTAINED
     for name in (command,) if is_alone else COMMANDS:
         module, _, attribute = COMMANDS[name].partition(".")
