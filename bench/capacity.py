@@ -107,7 +107,7 @@ def disks(results: Results) -> str:
     return report.table(header, rows)
 
 
-def others(results: Results) -> str:
+def organizations(results: Results) -> str:
     """What depends on the number of organizations."""
     month, memory = results["month"], {row["name"]: row for row in results["memory"]["processes"]}
     closing = ORGANIZATIONS / month["organizations_per_second"]
@@ -139,7 +139,7 @@ def bytes_of_one(results: Results) -> str:
     return report.table(header, rows)
 
 
-BLOCKS = {"cores": cores, "disks": disks, "organizations": others, "bytes": bytes_of_one}
+BLOCKS = {"cores": cores, "disks": disks, "organizations": organizations, "bytes": bytes_of_one}
 
 if __name__ == "__main__":
     for calculate in BLOCKS.values():

@@ -28,7 +28,7 @@ def is_declared_by_model(
 def run() -> None:
     """Bring the database to the requested revision, or compare it with the models, as DATABASE_OWNER_URL.
 
-    raises: CommandError when the login lacks a right, or for autogenerate
+    raises: CommandError when the server is too old or the login lacks a right, or for autogenerate
     """
     if getattr(context.config.cmd_opts, "autogenerate", False):
         raise CommandError(NO_AUTOGENERATE)
@@ -37,6 +37,9 @@ def run() -> None:
         current_app.config["DATABASE_OWNER_URL"], poolclass=NullPool, connect_args={"application_name": "saas-api db"}
     )
     with engine.connect() as connection:
+        major = (connection.dialect.server_version_info or (0,))[0]
+        if major < roles.MIN_POSTGRES:
+            raise CommandError(f"PostgreSQL {major} is too old: use {roles.MIN_POSTGRES} to {roles.MAX_POSTGRES}.")
         missing = roles.missing_right(connection)
         if missing:
             raise CommandError(f"DATABASE_OWNER_URL: {missing}; run the SQL that flask db roles prints.")

@@ -119,6 +119,15 @@ def test_missing_right_is_one_line_that_names_the_command(
     assert line.endswith("run the SQL that flask db roles prints.")
 
 
+def test_server_that_is_too_old_is_one_line(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(roles, "MIN_POSTGRES", 99)
+    assert app.test_cli_runner().invoke(args=["db", "upgrade"]).exit_code == 1
+    [line] = [record.message for record in caplog.records if "too old" in record.message]
+    assert line.endswith("is too old: use 99 to 18.")
+
+
 def test_runtime_login_may_not_migrate(
     app: Flask, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
