@@ -30,6 +30,7 @@ Made from the commands by `flask cli export`. They are run in the checkout, as `
 - An id is read as the API writes it (`org_...`) or as a UUID; a time as in RFC 3339, without an offset as UTC.
 - A command that changes something writes to the audit log, in the name of the operating system's user.
 - Repeating a command is harmless.
+- `eval "$(_FLASK_COMPLETE=bash_source .venv/bin/flask)"` completes commands and options (`zsh_source` in zsh).
 
 `flask db upgrade` migrates the database (`flask db current` shows its revision, `flask db check` compares it with the
 models, `flask db downgrade` goes back). It runs as DATABASE_OWNER_URL, and `flask db roles` prints the SQL that
