@@ -83,6 +83,11 @@ class Settings(BaseProductSettings):
         "a postgresql:// address",
         "login that owns the tables, used by flask db alone; DATABASE_URL if unset",
     )
+    DATABASE_REPLICA_URL: str | None = setting_field(
+        None,
+        "a postgresql:// address of another server than DATABASE_URL's",
+        "streaming replica that dashboards, reports and exports read; the primary if unset (docs/deployment.md)",
+    )
     REDIS_URL: str | None = setting_field(
         None,
         "a redis://, rediss:// or unix:// address",
@@ -353,6 +358,16 @@ class Settings(BaseProductSettings):
             declaration.reject_if(is_shared, value, f"must not have the password of {name} in production; ")
         return value
 
+    @field_validator("DATABASE_REPLICA_URL")
+    @classmethod
+    def _require_other_server(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        is_primary = urlsplit(value)[1:] == urlsplit(info.data.get("DATABASE_URL") or "")[1:]
+        declaration.reject_if(is_primary, value, "it is the address of the primary; ")
+        problem = production.password_problem(value) if _is_production(info) else None
+        return declaration.reject_if(problem is not None, value, f"refused in production: {problem}; ")
+
     @field_validator("SERVICES")
     @classmethod
     def _require_all_or_names(cls, value: list[str]) -> list[str]:
@@ -389,7 +404,7 @@ class Settings(BaseProductSettings):
             "these cover public addresses, which are allowed anyway; ",
         )
 
-    @field_validator("DATABASE_URL", "DATABASE_OWNER_URL")
+    @field_validator("DATABASE_URL", "DATABASE_OWNER_URL", "DATABASE_REPLICA_URL")
     @classmethod
     def _normalize_database_url(cls, value: str | None) -> str | None:
         if value is None:

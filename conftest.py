@@ -34,7 +34,12 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 REAL_HASHING = {name: getattr(crypto, name) for name in ("_hasher", "DUMMY_PASSWORD_HASH")}
-ONE_WORKER = ("tests/browser/", "tests/cli/test_up.py", "tests/core/web/test_server.py")
+ONE_WORKER = (
+    "tests/browser/",
+    "tests/cli/test_up.py",
+    "tests/core/db/test_replica.py",
+    "tests/core/web/test_server.py",
+)
 """Beginnings of the ids of tests that share a browser, a clone or a server, and so run in one worker."""
 SEEDED_TABLES = {
     "alembic_version",

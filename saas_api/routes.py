@@ -1,8 +1,9 @@
 """Everything that the application serves: blueprints with their prefixes."""
 
 from collections.abc import Collection
+from typing import Any
 
-from flask import Blueprint, Flask
+from flask import Blueprint
 
 from saas_api.accounts import api as accounts_api
 from saas_api.accounts import pages as accounts_pages
@@ -12,6 +13,8 @@ from saas_api.billing import api as billing_api
 from saas_api.billing import plan_api, usage_api
 from saas_api.core import domain
 from saas_api.core.web import http, templating
+from saas_api.core.web.app import App
+from saas_api.core.web.endpoint import Operation
 from saas_api.dashboard import blueprint as dashboard
 from saas_api.docs import blueprint as docs
 from saas_api.messages import api as messages_api
@@ -42,6 +45,8 @@ BLUEPRINT_PREFIXES = {
     docs.bp: "",
     ops.bp: "",
 }
+PAGES_FROM_REPLICA = (dashboard.bp, admin.bp)
+"""Blueprints whose pages read from the replica where there is one; views of the API say it with `reads_replica`."""
 
 
 def is_offered(blueprint: Blueprint, services: Collection[str]) -> bool:
@@ -50,7 +55,7 @@ def is_offered(blueprint: Blueprint, services: Collection[str]) -> bool:
     return package not in domain.registry.services or bool({"all", package} & set(services))
 
 
-def register(app: Flask, services: Collection[str]) -> None:
+def register(app: App, services: Collection[str]) -> None:
     """Register the blueprints, and the templates of their pages.
 
     services: the setting SERVICES
@@ -64,6 +69,16 @@ def register(app: Flask, services: Collection[str]) -> None:
     for blueprint, prefix in BLUEPRINT_PREFIXES.items():
         if is_offered(blueprint, services):
             app.register_blueprint(blueprint, url_prefix=prefix or None)
+    from_replica = set()
     for rule in app.url_map.iter_rules():
-        method = min((rule.methods or set()) - {"HEAD", "OPTIONS"}, default="")
-        metered_endpoints.register_source(app.view_functions[rule.endpoint], method, http.openapi_path(rule.rule))
+        view, method = app.view_functions[rule.endpoint], min((rule.methods or set()) - {"HEAD", "OPTIONS"}, default="")
+        metered_endpoints.register_source(view, method, http.openapi_path(rule.rule))
+        if method == "GET" and _reads_replica(rule.endpoint, view):
+            from_replica.add(rule.endpoint)
+    app.replica_endpoints = frozenset(from_replica)
+
+
+def _reads_replica(endpoint: str, view: Any) -> bool:
+    operation: Operation | None = getattr(view, "__operation__", None)
+    is_page = endpoint.partition(".")[0] in {blueprint.name for blueprint in PAGES_FROM_REPLICA}
+    return is_page or (operation is not None and operation.reads_replica)

@@ -325,6 +325,7 @@ def update_organization(body: dict[str, Any]) -> Any:
 @endpoint(
     operation_id="list_audit_events",
     tag="organizations",
+    reads_replica=True,
     query=AuditQuery(),
     returns=fields.page_schema("entries", AuditEventOut()),
 )

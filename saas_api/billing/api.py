@@ -36,7 +36,7 @@ bp = Blueprint("billing", __name__)
 
 @bp.get("/billing/calculate")
 @require_permission("billing:read")
-@endpoint(operation_id="preview_current_period", tag="billing", returns=BillPreviewOut())
+@endpoint(operation_id="preview_current_period", tag="billing", reads_replica=True, returns=BillPreviewOut())
 def preview_current_period() -> BillPreview:
     """Show what closing the current period now would charge."""
     return previews.preview_current_period(engine.session(), g.principal.organization_id)
@@ -47,6 +47,7 @@ def preview_current_period() -> BillPreview:
 @endpoint(
     operation_id="list_invoices",
     tag="billing",
+    reads_replica=True,
     query=InvoicesQuery(),
     returns=InvoicesOut(),
     errors=(ValidationFailed,),
@@ -65,7 +66,7 @@ def list_invoices(query: dict[str, Any]) -> dict[str, Any]:
 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>')
 @require_permission("billing:read")
-@endpoint(operation_id="get_invoice", tag="billing", returns=InvoiceDetailOut())
+@endpoint(operation_id="get_invoice", tag="billing", reads_replica=True, returns=InvoiceDetailOut())
 def show_invoice(invoice_id: UUID) -> InvoiceWithLines:
     """Show an invoice: its lines with their calculation, its sums, and the credit notes on it."""
     return invoices.get_invoice_detail(engine.session(), g.principal.organization_id, invoice_id)
@@ -73,7 +74,7 @@ def show_invoice(invoice_id: UUID) -> InvoiceWithLines:
 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>/pdf')
 @require_permission("billing:read")
-@endpoint(operation_id="download_invoice_pdf", tag="billing", produces="application/pdf")
+@endpoint(operation_id="download_invoice_pdf", tag="billing", reads_replica=True, produces="application/pdf")
 def show_pdf(invoice_id: UUID) -> Response:
     """Download an invoice as PDF."""
     document = invoice_documents.get_document(engine.session(), g.principal.organization_id, invoice_id)
@@ -84,7 +85,7 @@ def show_pdf(invoice_id: UUID) -> Response:
 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>/lines/<id("lin"):line_id>/explain')
 @require_permission("billing:read")
-@endpoint(operation_id="explain_invoice_line", tag="billing", returns=LineExplanationOut())
+@endpoint(operation_id="explain_invoice_line", tag="billing", reads_replica=True, returns=LineExplanationOut())
 def explain_line(invoice_id: UUID, line_id: UUID) -> LineExplanation:
     """Explain a line: the events counted, the price, the arithmetic and the rounding."""
     return invoices.explain_line(engine.session(), g.principal.organization_id, invoice_id, line_id)
@@ -92,7 +93,7 @@ def explain_line(invoice_id: UUID, line_id: UUID) -> LineExplanation:
 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>/lines/<id("lin"):line_id>/events.csv')
 @require_permission("billing:read")
-@endpoint(operation_id="download_invoice_line_events", tag="billing", produces="text/csv")
+@endpoint(operation_id="download_invoice_line_events", tag="billing", reads_replica=True, produces="text/csv")
 def download_line_events(invoice_id: UUID, line_id: UUID) -> Response:
     """Download the events behind a line.
 
@@ -106,7 +107,9 @@ def download_line_events(invoice_id: UUID, line_id: UUID) -> Response:
 
 @bp.get("/billing/credit-notes")
 @require_permission("billing:read")
-@endpoint(operation_id="list_credit_notes", tag="billing", query=PageQuery(), returns=CreditNotesOut())
+@endpoint(
+    operation_id="list_credit_notes", tag="billing", reads_replica=True, query=PageQuery(), returns=CreditNotesOut()
+)
 def list_credit_notes(query: dict[str, Any]) -> dict[str, Any]:
     """List the credit notes, newest first."""
     request, _ = PageRequest.from_query(query)
@@ -146,7 +149,7 @@ def close_organization(body: dict[str, Any]) -> ClosedOrganization:
 
 @bp.get("/billing/wallet")
 @require_permission("billing:read")
-@endpoint(operation_id="get_wallet", tag="billing", query=PageQuery(), returns=WalletOut())
+@endpoint(operation_id="get_wallet", tag="billing", reads_replica=True, query=PageQuery(), returns=WalletOut())
 def show_wallet(query: dict[str, Any]) -> dict[str, Any]:
     """Show the balances of the wallet, and its grants with their entries, newest first."""
     organization_id = g.principal.organization_id

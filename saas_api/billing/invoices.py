@@ -1,5 +1,6 @@
 """Invoices: lists, details, the explanation of a line, their lock and their write-off."""
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from saas_api.billing.rating import explanation
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.rating.explanation import LineBreakdown
 from saas_api.core import clock, ids, money
-from saas_api.core.db import pagination, tenancy
+from saas_api.core.db import engine, pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
@@ -299,13 +300,17 @@ def iter_line_event_rows(events_of_line: LineSlice | None, zone: str = "UTC") ->
     """
     last: RowMapping | None = None
     while events_of_line:
-        with tenancy.tenant_session(events_of_line.organization_id) as session:
-            batch = ledger.list_events(session, events_of_line, last, _EVENT_BATCH_SIZE)
+        batch = engine.read_from_replica(functools.partial(_list_events, events_of_line, last))
         for row in batch:
             yield _line_event_row(row, zone)
         if len(batch) < _EVENT_BATCH_SIZE:
             return
         last = batch[-1]
+
+
+def _list_events(events_of_line: LineSlice, after: RowMapping | None) -> Sequence[RowMapping]:
+    with tenancy.tenant_session(events_of_line.organization_id) as session:
+        return ledger.list_events(session, events_of_line, after, _EVENT_BATCH_SIZE)
 
 
 def _line_event_row(row: RowMapping, zone: str) -> tuple[Any, ...]:

@@ -99,6 +99,7 @@ def _alerts_and_cap() -> dict[str, Any]:
 @endpoint(
     operation_id="get_usage",
     tag="billing",
+    reads_replica=True,
     query=UsageQuery(),
     returns=UsageOut(),
     errors=(ValidationFailed,),
@@ -166,6 +167,7 @@ bp.get("/billing/usage", endpoint="show_billing_usage")(web_endpoint.alias(show_
 @endpoint(
     operation_id="get_usage_timeseries",
     tag="billing",
+    reads_replica=True,
     query=TimeseriesQuery(),
     returns=TimeseriesOut(),
     errors=(ValidationFailed,),

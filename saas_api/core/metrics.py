@@ -31,6 +31,15 @@ LIMIT_SECONDS = Histogram(
 DATABASE_FAILURES = Counter(
     "saas_database_failures", "Requests that got no connection or lost it.", ("kind",), registry=_registry
 )
+REPLICA_READS = Counter(
+    "saas_replica_reads",
+    "Pages, reports and exports by the place that was read, where there is a replica.",
+    ("place",),
+    registry=_registry,
+)
+REPLICA_FAILURES = Counter(
+    "saas_replica_failures", "Reads from the replica that were repeated at the primary.", ("kind",), registry=_registry
+)
 REDIS_FAILURES = Counter(
     "saas_redis_failures", "Calls of limits that Redis did not answer.", ("kind",), registry=_registry
 )

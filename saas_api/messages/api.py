@@ -73,6 +73,7 @@ def cancel(message_id: UUID) -> Any:
 @endpoint(
     operation_id="list_messages",
     tag="messages",
+    reads_replica=True,
     query=MessagesQuery(),
     returns=fields.page_schema("messages", MessageOut()),
     errors=(ValidationFailed,),

@@ -64,7 +64,7 @@ def initiate(body: dict[str, Any]) -> Payment:
 
 @bp.get("/billing/payments")
 @require_permission("billing:read")
-@endpoint(operation_id="list_payments", tag="payments", query=PaymentsQuery(), returns=PaymentsOut)
+@endpoint(operation_id="list_payments", tag="payments", reads_replica=True, query=PaymentsQuery(), returns=PaymentsOut)
 def list_payments(query: dict[str, Any]) -> Page:
     """List payments, newest first."""
     page_request, filters = PageRequest.from_query(query)

@@ -12,6 +12,9 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENGINE_SETTINGS = ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL")
+"""Addresses whose passwords differ in production."""
+REPLICA_SETTING = "DATABASE_REPLICA_URL"
+"""Its login and password are those of DATABASE_URL: a replica has the same."""
 VALUE_OF_EMPTY = {"DEFAULT_SPEND_CAP": "none"}
 
 
@@ -45,7 +48,8 @@ class SecretFileSource(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         fields = self.settings_cls.model_fields
         secret = [name for name, field in fields.items() if "SecretStr" in str(field.annotation)]
-        values = {name: self.get_field_value(fields[name], name)[0] for name in (*secret, *ENGINE_SETTINGS)}
+        names = (*secret, *ENGINE_SETTINGS, REPLICA_SETTING)
+        values = {name: self.get_field_value(fields[name], name)[0] for name in names}
         empty = {name: value for name, value in VALUE_OF_EMPTY.items() if os.environ.get(name) == ""}
         return {name: value for name, value in values.items() if value} | empty
 

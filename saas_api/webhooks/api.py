@@ -161,6 +161,7 @@ def recover_endpoint(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 @endpoint(
     operation_id="list_deliveries",
     tag="webhooks",
+    reads_replica=True,
     query=DeliveriesQuery(),
     returns=fields.page_schema("deliveries", DeliveryOut()),
     errors=(EndpointNotFound,),
@@ -199,7 +200,11 @@ def resend_delivery(delivery_id: UUID) -> Any:
 @bp.get("/events")
 @require_permission("webhooks:read")
 @endpoint(
-    operation_id="list_events", tag="webhooks", query=EventsQuery(), returns=fields.page_schema("events", EventOut())
+    operation_id="list_events",
+    tag="webhooks",
+    reads_replica=True,
+    query=EventsQuery(),
+    returns=fields.page_schema("events", EventOut()),
 )
 def list_events(query: dict[str, Any]) -> Any:
     """List events of the last 30 days, newest first."""

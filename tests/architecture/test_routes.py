@@ -11,6 +11,7 @@ from openapi_spec_validator import validate
 from werkzeug.routing import Rule
 
 from saas_api.core.access import Access
+from saas_api.core.web.app import App
 from tests.support.console import sign_in_operator
 from tests.support.services import create_service, service_headers
 
@@ -90,6 +91,25 @@ GIVES_NO_DATA = {
     "accounts.revoke_invitation",
     "accounts.decline_invitation",
 }
+REPORTS = {
+    "accounts.list_audit_events",
+    "billing.download_line_events",
+    "billing.explain_line",
+    "billing.list_credit_notes",
+    "billing.list_invoices",
+    "billing.preview_current_period",
+    "billing.show_invoice",
+    "billing.show_pdf",
+    "billing.show_wallet",
+    "billing_usage.show_billing_usage",
+    "billing_usage.show_timeseries",
+    "billing_usage.show_usage",
+    "messages.list_messages",
+    "payments.list_payments",
+    "webhooks.list_deliveries",
+    "webhooks.list_events",
+}
+"""Views of the API outside of the dashboard that read from the replica."""
 ARGUMENT = re.compile(r"<(?:[^<>]+:)?(\w+)>")
 
 
@@ -137,6 +157,17 @@ def test_every_api_view_declares_its_schemas(app: Flask, rules: list[Rule]) -> N
 def test_every_api_view_has_a_summary(app: Flask, rules: list[Rule]) -> None:
     for rule in api(rules):
         assert (app.view_functions[rule.endpoint].__doc__ or "").strip(), rule
+
+
+def test_pages_reports_and_exports_read_from_the_replica_and_nothing_else(app: App, rules: list[Rule]) -> None:
+    gets = {rule.endpoint for rule in rules if "GET" in (rule.methods or ())}
+    pages = {name for name in gets if name.partition(".")[0] in ("dashboard", "admin")}
+    assert app.replica_endpoints == pages | REPORTS
+    written = {rule.endpoint for rule in rules if "GET" not in (rule.methods or ())}
+    assert not written & REPORTS
+    for name in REPORTS:
+        operation = app.view_functions[name].__operation__  # type: ignore[attr-defined]  # the same
+        assert operation.metering is None
 
 
 def test_openapi_document_is_valid(app: Flask) -> None:

@@ -40,6 +40,14 @@ def test_production_requires_engines_and_secrets() -> None:
     assert sorted(problems_of(APP_ENV="production")) == sorted(REQUIRED_IN_PRODUCTION)
 
 
+def test_replica_is_another_server_than_the_primary() -> None:
+    urls = {"DATABASE_URL": "postgresql://saas_app@db-1/saas", "DATABASE_REPLICA_URL": "postgres://saas_app@db-1/saas"}
+    assert problems_of(**urls) == ["DATABASE_REPLICA_URL"]
+    assert problems_of(**{**urls, "DATABASE_REPLICA_URL": "mysql://db-2/saas"}) == ["DATABASE_REPLICA_URL"]
+    values = load(env_file=None, **{**urls, "DATABASE_REPLICA_URL": "postgres://saas_app@db-2/saas"})
+    assert values["DATABASE_REPLICA_URL"] == "postgresql+psycopg2://saas_app@db-2/saas"
+
+
 def test_production_refuses_faults() -> None:
     assert "APP_FAULTS" in problems_of(APP_ENV="production", APP_FAULTS=True)
 

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2
 import sqlalchemy as sa
@@ -16,12 +16,14 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import PoolProxiedConnection
 
 from saas_api.core import tracing
-from saas_api.core.db import prepared, roles
+from saas_api.core.db import prepared, replica, roles
 from saas_api.core.db.prepared import Statement
+from saas_api.core.db.replica import Replica
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 
 log = get_logger(__name__)
+Result = TypeVar("Result")
 
 BIND_SCOPE_SQL = "SELECT set_config('role', %s, true), set_config('app.organization_id', %s, true)"
 _READ_ONLY = "set_config('transaction_read_only', 'on', true)"
@@ -45,6 +47,11 @@ class Model(DeclarativeBase):
 class ScopedSession(FlaskSession):
     """A session that binds each transaction to its scope before the first statement."""
 
+    def get_bind(self, *arguments: Any, **options: Any) -> sa.Engine | sa.Connection:
+        """The engine of the next statement: the replica's within `read_from_replica`."""
+        bind = super().get_bind(*arguments, **options)
+        return replica.engine_for(bind) if isinstance(bind, sa.Engine) else bind
+
 
 db = SQLAlchemy(
     model_class=Model,
@@ -54,8 +61,11 @@ db = SQLAlchemy(
 
 @event.listens_for(ScopedSession, "after_begin")
 def _bind(session: Session, transaction: Any, connection: sa.Connection) -> None:
+    if transaction.nested:
+        return
+    replica.begin(connection)
     scope = session.info.get("scope") or (g.get("scope") if has_app_context() else None)
-    if scope and not transaction.nested:
+    if scope:
         statement = f"{BIND_SCOPE_SQL}, {_READ_ONLY}" if scope.is_read_only else BIND_SCOPE_SQL
         connection.exec_driver_sql(statement, (scope.role, scope.organization_id))
 
@@ -111,6 +121,28 @@ def engine_options(process: str = "", *, has_pooler: bool = False) -> dict[str, 
             "application_name": f"saas-api {process}".strip(),
         },
     }
+
+
+def read_from_replica(call: Callable[[], Result]) -> Result:
+    """Call a function whose transactions read from the replica where there is one, and repeat it where that fails.
+
+    Its transactions see everything that was committed before the call.
+    call: a read that can be repeated
+    """
+    found = find_replica()
+    return call() if found is None else found.read(call)
+
+
+def find_replica() -> Replica | None:
+    """The replica of DATABASE_REPLICA_URL; None without one."""
+    url = setting("DATABASE_REPLICA_URL")
+    return _replica_of(db.engine, url) if url else None
+
+
+@functools.cache
+def _replica_of(primary: sa.Engine, url: str) -> Replica:
+    options = {**current_app.config["SQLALCHEMY_ENGINE_OPTIONS"], "pool_pre_ping": False}
+    return Replica(primary, use_autocommit_pool(primary), sa.create_engine(url, **options))
 
 
 def execute_batch(statements: Sequence[Statement]) -> Sequence[Any]:
@@ -184,6 +216,8 @@ def dispose_connections(*, close: bool = True) -> None:
     """
     db.engine.dispose(close=close)
     use_autocommit_pool(db.engine).dispose(close=close)
+    if found := find_replica():
+        found.engine.dispose(close=close)
 
 
 def violated_constraint(error: DBAPIError) -> str | None:

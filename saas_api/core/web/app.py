@@ -107,6 +107,8 @@ class App(Flask):
     """Flask with one transaction for each request."""
 
     session_interface = ApiWithoutSession()
+    replica_endpoints: frozenset[str] = frozenset()
+    """Endpoints whose GET requests read from the replica; set with the routes."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, template_folder=str(_TEMPLATES), static_folder=None)
@@ -126,6 +128,12 @@ class App(Flask):
             return super().wsgi_app(environ, start_response)
 
     def dispatch_request(self) -> ResponseReturnValue:
+        """Run the view in a transaction, of the replica where its endpoint says so."""
+        if request.endpoint in self.replica_endpoints and request.method in ("GET", "HEAD"):
+            return engine.read_from_replica(self._run_view)
+        return self._run_view()
+
+    def _run_view(self) -> Response:
         """Run the view, and commit its transaction when the response's status is below 400."""
         try:
             response = self.make_response(super().dispatch_request())

@@ -61,6 +61,7 @@ class Operation:
     load_common: what `body` loads from a common body, and None for others, which `body` itself loads
     dump_common: what `returns` dumps from a common result, and None for others, which `returns` itself dumps
     has_long_text: the size of the body is limited in characters of its texts instead of bytes
+    reads_replica: the view is a report or an export: it reads from the replica where there is one
     is_replayable: False when the response contains tokens: an Idempotency-Key is checked and nothing is stored
     """
 
@@ -77,6 +78,7 @@ class Operation:
     consumes: Mapping[str, ma.Schema] = field(default_factory=dict)
     produces: str = "application/json"
     has_long_text: bool = False
+    reads_replica: bool = False
     is_replayable: bool = True
 
     @property
@@ -114,6 +116,7 @@ class OperationFields(TypedDict, total=False):
     consumes: Mapping[str, ma.Schema]
     produces: str
     has_long_text: bool
+    reads_replica: bool
     is_replayable: bool
 
 
