@@ -38,13 +38,15 @@ def healthz() -> Response:
 @bp.get("/readyz")
 @public_view
 def readyz() -> Response:
-    """Readiness: PostgreSQL must answer; Redis is only reported."""
+    """Readiness: PostgreSQL must answer; Redis and the replica, as the last read found it, are only reported."""
     is_ready = ops_status.is_database_ready(engine.session())
     report = {
         "status": "ready" if is_ready else "unavailable",
         "postgresql": "ok" if is_ready else "away",
         "redis": "ok" if ops_status.is_redis_ready() else "away",
     }
+    if replica := engine.find_replica():
+        report["replica"] = "ok" if replica.away_because is None else "away"
     return http.json_response(report, 200 if is_ready else 503, None if is_ready else {"Retry-After": "5"})
 
 

@@ -9,7 +9,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from saas_api.core.db import tenancy
+from saas_api.core.db import engine, tenancy
+from saas_api.core.db.replica import Replica
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
@@ -53,6 +54,8 @@ class DatabaseMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         yield _gauge("saas_build_info", "Version and commit.", ("version", "revision"), [(_build(), 1)])
         yield _gauge("saas_redis_up", "Whether Redis answers within 50 ms.", (), [((), status.is_redis_ready())])
+        if replica := engine.find_replica():
+            yield from _measure_replica(replica)
         try:
             with tenancy.system_session("ops.metrics") as session:
                 metrics = list(_read_metrics(session))
@@ -61,6 +64,18 @@ class DatabaseMetrics(Collector):
             metrics = []
         yield _gauge("saas_database_up", "Whether PostgreSQL answered.", (), [((), bool(metrics))])
         yield from metrics
+
+
+def _measure_replica(replica: Replica) -> Iterator[Metric]:
+    try:
+        state = replica.measure()
+    except SQLAlchemyError:
+        state = None
+    is_up = state is not None and state.problem is None
+    yield _gauge("saas_replica_up", "Whether the replica can be read.", (), [((), is_up)])
+    if state is not None and state.lag_seconds is not None:
+        samples = [((), state.lag_seconds)]
+        yield _gauge("saas_replica_lag_seconds", "Age of what the replica has, 0 if it has all.", (), samples)
 
 
 def _read_metrics(session: SystemSession) -> Iterator[Metric]:

@@ -18,12 +18,16 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
 METRIC = re.compile(r"\bsaas_[a-z_]+")
-# written by a worker when something goes wrong, or by the nightly checks
+# written by a worker when something goes wrong, by the nightly checks, or where there is a replica
 WITHOUT_VALUE = {
     "saas_database_failures_total",
     "saas_interruptions_total",
     "saas_lease_lost_total",
     "saas_redis_failures_total",
+    "saas_replica_failures_total",
+    "saas_replica_lag_seconds",
+    "saas_replica_reads_total",
+    "saas_replica_up",
     "saas_webhook_attempts_total",
 }
 
@@ -47,7 +51,7 @@ def test_each_alert_has_its_paragraph() -> None:
 
 def test_dashboard_has_panels_side_by_side() -> None:
     panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
-    assert len({(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}) == len(panels) == 16
+    assert len({(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}) == len(panels) == 18
 
 
 @pytest.mark.skipif(

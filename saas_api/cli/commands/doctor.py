@@ -27,8 +27,9 @@ from saas_api.cli import errors, output, types
 from saas_api.cli.commands import keys
 from saas_api.cli.errors import CREATE_ROLES, EXIT_PROBLEMS, Command
 from saas_api.core import access, clock, crypto
-from saas_api.core.db import roles, tenancy
+from saas_api.core.db import engine, roles, tenancy
 from saas_api.core.db.engine import db
+from saas_api.core.db.replica import Replica
 from saas_api.core.db.roles import MAX_POSTGRES, MIN_POSTGRES
 from saas_api.core.db.tenancy import UnsafeDatabase
 from saas_api.core.jobs import queue, schedule
@@ -39,6 +40,7 @@ from saas_api.webhooks import secrets as webhook_secrets
 OK, WARN, FAIL = "ok", "warn", "fail"
 CLOCK_SKEW_WARN_SECONDS, CLOCK_SKEW_FAIL_SECONDS = 2.0, 30.0
 MAX_SECONDS_WITHOUT_RUN = 180.0
+REPLICA_LAG_WARN_SECONDS = 10.0
 MIN_REDIS = (6, 2)
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 1_000_000_000, 200_000_000
 REDIS_MEMORY_WARN, REDIS_MEMORY_FAIL = 0.8, 0.95
@@ -114,6 +116,8 @@ def collect_findings() -> Iterator[Finding]:
         findings = check_roles(), check_migrations(), check_tables()
         yield from (*findings, check_versions(), check_clock("PostgreSQL", _read_postgres_clock))
         has_postgres = all(finding.state != FAIL for finding in findings)
+        if replica := engine.find_replica():
+            yield check_replica(replica)
     if has_postgres:
         yield from (check_time_zones(), check_peppers(), check_secret_key(), check_backup())
     if has_postgres and has_redis:
@@ -344,6 +348,32 @@ def check_roles() -> Finding:
     except SQLAlchemyError as error:
         return Finding("roles", FAIL, errors.database_reason(error), "Bring the tables up: flask db upgrade.")
     return Finding("roles", OK, "a forgotten filter shows no row")
+
+
+def check_replica(replica: Replica) -> Finding:
+    """Whether the replica can be read, isolates tenants as the primary does, and how far it is behind."""
+    try:
+        state = replica.measure()
+        tenancy.verify_isolation(replica.engine)
+    except UnsafeDatabase as error:
+        return Finding("replica", FAIL, str(error), "Use the login of DATABASE_URL, which a replica has too.")
+    except SQLAlchemyError as error:
+        what = f"{errors.database_reason(error)}; the primary is read"
+        return Finding("replica", FAIL, what, "Look at DATABASE_REPLICA_URL.")
+    if state.problem is not None:
+        what = f"{state.problem.detail}; the primary is read"
+        return Finding("replica", FAIL, what, "Let DATABASE_REPLICA_URL lead to a replica of the primary.")
+    lag = state.lag_seconds or 0
+    return _first_problem(
+        "replica",
+        f"{lag:.1f} s behind the primary",
+        (
+            lag > REPLICA_LAG_WARN_SECONDS,
+            WARN,
+            f"{lag:.0f} s behind the primary, which is read",
+            "Look at pg_stat_replication of the primary, and at the load of the replica.",
+        ),
+    )
 
 
 def check_migrations() -> Finding:

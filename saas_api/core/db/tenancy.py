@@ -117,13 +117,14 @@ SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 """
 
 
-def verify_isolation() -> None:
+def verify_isolation(server: sa.Engine | None = None) -> None:
     """Check on a new connection that a transaction without a scope sees no rows of an organization.
 
     In production also that the login can neither change nor bypass what protects the rows.
+    server: the replica; the primary by default
     raises: UnsafeDatabase with every reason
     """
-    with db.engine.connect() as connection:
+    with (server or db.engine).connect() as connection:
         reasons = list(_login_problems(connection)) if setting("APP_ENV") == "production" else []
         reasons += _isolation_problems(connection)
     if reasons:

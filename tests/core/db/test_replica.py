@@ -8,11 +8,13 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
+from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from saas_api import cli
 from saas_api.app import create_app
 from saas_api.billing import invoices
+from saas_api.cli.commands import doctor
 from saas_api.cli.dev.engines import Engines
 from saas_api.core import ids, metrics
 from saas_api.core.db import engine, replica, tenancy
@@ -21,12 +23,14 @@ from saas_api.core.db.replica import Replica
 from saas_api.usage.ledger import LineSlice
 from tests.support.accounts import User, sign_up
 from tests.support.console import open_console
+from tests.support.http_receiver import wait_until
 from tests.support.pages import Browser
 from tests.support.replicas import Standby, running_standby
 
 WHERE = sa.text("SELECT pg_is_in_recovery()")
 NAMES = sa.text("SELECT name FROM organizations ORDER BY 1")
 PATIENCE = 20.0
+READY = {"status": "ready", "postgresql": "ok", "redis": "ok"}
 
 
 @pytest.fixture(scope="module")
@@ -368,3 +372,53 @@ def test_every_page_is_read_from_the_replica(replicated: Flask, alice: User, olg
         wrong += [rule.rule] if reads("primary") > failed else []
     assert wrong == []
     assert read > 40
+
+
+def scrape(client: FlaskClient) -> dict[str, float]:
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+def test_metrics_and_probe_tell_of_the_replica(
+    client: FlaskClient, alice: User, standby: Standby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standby.catch_up()
+    assert (scrape(client)["saas_replica_up"], client.get("/readyz").json) == (1, {**READY, "replica": "ok"})
+    monkeypatch.setattr(replica, "WAIT_SECONDS", 0)
+    with standby.paused():
+        rename(alice, "Behind")
+        wait_until(lambda: scrape(client)["saas_replica_lag_seconds"] > 0)
+    standby.stop()
+    rename(alice, "Gone")
+    assert scrape(client)["saas_replica_up"] == 0
+    probe = client.get("/readyz")
+    assert (probe.status_code, probe.json) == (200, {**READY, "replica": "away"})
+
+
+def test_doctor_looks_at_the_replica(
+    context: Flask, known: Replica, standby: Standby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standby.catch_up()
+    assert doctor.check_replica(known) in doctor.collect_findings()
+    assert doctor.check_replica(known).state == doctor.OK
+    monkeypatch.setattr(doctor, "REPLICA_LAG_WARN_SECONDS", 0)
+    with standby.paused(), tenancy.system_session("ops.metrics") as session:
+        session.execute(sa.text("INSERT INTO invariant_results VALUES ('one', now(), 0)"))
+        session.commit()
+        wait_until(lambda: doctor.check_replica(known).state == doctor.WARN)
+    standby.stop()
+    finding = doctor.check_replica(known)
+    assert (finding.state, finding.remedy) == (doctor.FAIL, "Look at DATABASE_REPLICA_URL.")
+
+
+def test_doctor_refuses_a_server_that_is_no_replica(config: dict[str, Any], engines: Engines, app: Flask) -> None:
+    for login, part in (("saas_app", "it is no replica"), ("saas", "owns the tables")):
+        url = f"postgresql+psycopg2://{login}@/saas?host={engines.run}&connect_timeout=3"
+        application = create_app({**config, "APP_ENV": "production", "DATABASE_REPLICA_URL": url})
+        with application.app_context():
+            found = engine.find_replica()
+            assert found is not None
+            finding = doctor.check_replica(found)
+            engine.dispose_connections()
+        assert finding.state == doctor.FAIL
+        assert part in finding.what
