@@ -1,8 +1,6 @@
 """DATABASE_POOLER=pgbouncer: the product behind PgBouncer in transaction mode, with fewer connections than threads."""
 
 import contextlib
-import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,53 +11,26 @@ from flask import Flask
 
 from saas_api import cli
 from saas_api.app import create_app
-from saas_api.cli.dev import host
 from saas_api.cli.dev.engines import Engines
-from saas_api.cli.dev.servers import LOGINS
-from saas_api.core.db import roles, tenancy
+from saas_api.core import metrics
+from saas_api.core.db import replica, tenancy
 from tests.support.accounts import make_key, sign_up
-from tests.support.http_receiver import wait_until
-from tests.support.installations import open_directory
 from tests.support.messages import send_message
+from tests.support.pages import Browser
+from tests.support.pgbouncer import PROGRAM, pooled_url, running_pgbouncer
 from tests.support.queue import run_all_jobs
+from tests.support.replicas import running_standby
 
-PROGRAM = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
-CONNECTIONS = 2
 pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="optional for developers; .ci/run installs it")
 
 
 @pytest.fixture
 def pooled(config: dict[str, Any], app: Flask, engines: Engines) -> Iterator[Flask]:
     """The product behind a PgBouncer that has two connections to the database."""
-    with open_directory() as directory, contextlib.closing(engines.postgres.superuser("postgres")) as superuser:
-        superuser.autocommit = True
-        with superuser.cursor() as cursor:
-            for statement in roles.pooler_statements(LOGINS):
-                cursor.execute(statement)
-        host.make_engine_directory(directory / "run", 0o755)
-        (directory / "users.txt").write_text('"saas_app" ""\n')
-        (directory / "pgbouncer.ini").write_text(f"""[databases]
-saas = host={engines.run} pool_size={CONNECTIONS}
-[pgbouncer]
-pool_mode = transaction
-listen_addr =
-unix_socket_dir = {directory / "run"}
-auth_type = trust
-auth_file = {directory / "users.txt"}
-""")
-        with subprocess.Popen(
-            [PROGRAM, "-q", directory / "pgbouncer.ini"], **host.unprivileged_popen_args()
-        ) as process:
-            url = f"postgresql+psycopg2://saas_app@/saas?host={directory / 'run'}&port=6432"
-            wait_until((directory / "run" / ".s.PGSQL.6432").exists)
-            application = create_app({**config, "DATABASE_URL": url, "DATABASE_POOLER": "pgbouncer"})
-            cli.init_app(application)
-            try:
-                yield application
-            finally:
-                process.terminate()
-        with superuser.cursor() as cursor:
-            cursor.execute("ALTER ROLE saas_app IN DATABASE saas RESET ALL")
+    with running_pgbouncer(engines) as run:
+        application = create_app({**config, "DATABASE_URL": pooled_url(run), "DATABASE_POOLER": "pgbouncer"})
+        cli.init_app(application)
+        yield application
 
 
 def test_calls_of_two_organizations_at_once_share_two_connections(pooled: Flask) -> None:
@@ -92,3 +63,25 @@ def test_connection_without_the_settings_of_the_role_is_refused_at_the_start(poo
             cursor.execute("ALTER ROLE saas_app IN DATABASE saas RESET role")
     with pooled.app_context(), pytest.raises(tenancy.UnsafeDatabase, match="not saas_tenant"):
         tenancy.verify_isolation()
+
+
+def test_dashboards_are_read_from_a_replica_behind_the_pooler(
+    config: dict[str, Any], app: Flask, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "WAIT_SECONDS", 20)
+    reads = metrics.REPLICA_READS.labels("replica")
+    with running_standby(engines) as standby, running_pgbouncer(engines, 4, saas_replica=standby.run) as run:
+        urls = {"DATABASE_URL": pooled_url(run), "DATABASE_REPLICA_URL": pooled_url(run, "saas_replica")}
+        client = create_app({**config, **urls, "DATABASE_POOLER": "pgbouncer"}).test_client()
+        owners = [sign_up(client, f"owner@{name}.example", name) for name in ("acme", "globex")]
+        for owner in owners:
+            Browser(client.application, owner).open("/dashboard/settings")  # which creates what is missing
+
+        def read(number: int) -> bool:
+            texts = Browser(client.application, owners[number % 2]).open("/dashboard/settings").text
+            return ("acme", "globex")[number % 2] in texts and ("globex", "acme")[number % 2] not in texts
+
+        before = reads._value.get()
+        with ThreadPoolExecutor(3) as pool:  # a page has two transactions at a time
+            assert all(pool.map(read, range(16)))
+        assert reads._value.get() == before + 16
