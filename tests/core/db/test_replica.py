@@ -1,7 +1,9 @@
 """DATABASE_REPLICA_URL: reads from a real streaming replica that see every commit before them, or from the primary."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -194,6 +196,53 @@ def test_read_waits_for_a_replica_that_is_a_little_behind(
                 assert read_in(lambda: session_of(alice)) == ["Later"]
         finally:
             sa.event.remove(known.engine, "before_cursor_execute", resume)
+
+
+def test_writers_see_their_writes_while_replay_stops_and_goes_on(
+    replicated: Flask, alice: User, carol: User, standby: Standby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "WAIT_SECONDS", 0.01)
+    before = {place: reads(place) for place in ("replica", "primary")}
+    is_done = threading.Event()
+
+    def write_and_read(user: User) -> list[tuple[str, list[Any]]]:
+        seen = []
+        with replicated.app_context():
+            while not is_done.is_set():
+                name = f"Name {len(seen)}"
+                write_name(user, name)
+                seen.append((name, read_in(lambda: session_of(user))))
+        return seen
+
+    with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as end:
+        end.callback(is_done.set)
+        results = [pool.submit(write_and_read, user) for user in (alice, carol)]
+        for _ in range(5):
+            with standby.paused():
+                paused = reads("primary")
+                wait_until(lambda: reads("primary") > paused, PATIENCE)  # noqa: B023 - it is called at once
+            resumed = reads("replica")
+            wait_until(lambda: reads("replica") > resumed, PATIENCE)  # noqa: B023 - it is called at once
+        is_done.set()
+        stale = [(name, names) for result in results for name, names in result.result() if names != [name]]
+    assert stale == []
+    assert all(reads(place) >= count + 5 for place, count in before.items())
+
+
+def test_read_during_which_the_replica_ends_is_repeated_at_the_primary(
+    alice: User, context: Flask, standby: Standby
+) -> None:
+    places = []
+
+    def read() -> list[str]:
+        with session_of(alice) as session:
+            places.append("replica" if session.scalar(WHERE) else "primary")
+            if places == ["replica"]:
+                standby.stop()
+            return list(session.scalars(NAMES))
+
+    assert engine.read_from_replica(read) == ["Acme"]
+    assert places == ["replica", "primary"]
 
 
 def test_replica_that_is_gone_is_not_asked_by_every_request(
