@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from saas_api.core import money
+from saas_api.core import money, redis_url
 from saas_api.settings import declaration, instance, production
 from saas_api.settings.declaration import BaseProductSettings, ConfigurationError, setting_field
 from saas_api.settings.instance import GENERATED_SECRETS
@@ -93,6 +93,11 @@ class Settings(BaseProductSettings):
         "a redis://, rediss:// or unix:// address",
         "Redis 6.2 or later; embedded if unset, required in production",
         pattern=r"^(redis|rediss|unix)://",
+    )
+    LIMITS_REDIS_URL: str | None = setting_field(
+        None,
+        "an address as for REDIS_URL, redis+cluster://host:port,host:port or redis+sentinel://host:port,host:port/service",
+        "where limits are counted; REDIS_URL if unset, and docs/deployment.md for clusters and Sentinel",
     )
 
     SECRET_KEY: SecretStr | None = setting_field(
@@ -343,18 +348,28 @@ class Settings(BaseProductSettings):
             declaration.reject_if(bool(is_shared), value, f"must differ from {name} in production; ")
         return value
 
-    @field_validator("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL")
+    @field_validator("LIMITS_REDIS_URL")
+    @classmethod
+    def _check_limits_redis_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            redis_url.parse(value)
+        return value
+
+    @field_validator("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL", "LIMITS_REDIS_URL")
     @classmethod
     def _require_password(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None or not _is_production(info):
             return value
         password = urlsplit(value).password
-        is_open = info.field_name == "REDIS_URL" and not value.startswith("unix://") and not password
+        is_redis = info.field_name in ("REDIS_URL", "LIMITS_REDIS_URL")
+        is_open = is_redis and not value.startswith("unix://") and not password
         declaration.reject_if(is_open, value, "a password is required in production; ")
         problem = production.password_problem(value)
         declaration.reject_if(problem is not None, value, f"refused in production: {problem}; ")
         for name in declaration.ENGINE_SETTINGS:
-            is_shared = password is not None and password == urlsplit(info.data.get(name) or "").password
+            other = urlsplit(info.data.get(name) or "")
+            is_same_redis = is_redis and other.netloc == urlsplit(value).netloc
+            is_shared = password is not None and password == other.password and not is_same_redis
             declaration.reject_if(is_shared, value, f"must not have the password of {name} in production; ")
         return value
 
@@ -444,12 +459,13 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
     if not all(values[name] for name in GENERATED_SECRETS):
         generated = instance.load_or_create_secrets(INSTANCE)
         values |= {name: values[name] or secret for name, secret in generated.items()}
-    database_url, redis_url = instance.engine_urls(INSTANCE)
+    database_url, own_redis_url = instance.engine_urls(INSTANCE)
     app_url = settings.APP_URL or f"http://localhost:{settings.API_PORT}"
     computed = {
         "DATABASE_URL": database_url,
         "DATABASE_OWNER_URL": settings.DATABASE_URL or instance.owner_database_url(INSTANCE),
-        "REDIS_URL": redis_url,
+        "REDIS_URL": own_redis_url,
+        "LIMITS_REDIS_URL": settings.REDIS_URL or own_redis_url,
         "APP_URL": app_url,
         "LISTEN_ON": "all" if settings.APP_ENV == "production" else "loopback",
         "SMTP_FROM": f"saas-api <no-reply@{urlsplit(app_url).hostname}>",

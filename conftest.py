@@ -22,8 +22,7 @@ from saas_api.cli.dev.engines import Engines
 from saas_api.core import clock, crypto
 from saas_api.core.db.engine import db
 from saas_api.core.jobs import queue
-from saas_api.core.limits import limiter
-from saas_api.core.limits.direct_connections import DirectConnections
+from saas_api.core.limits import backends, circuit_breaker, direct_connections, limiter
 from saas_api.metering import limits
 from saas_api.services import routes, service_tokens, services
 from saas_api.usage import meters
@@ -38,9 +37,10 @@ ONE_WORKER = (
     "tests/browser/",
     "tests/cli/test_up.py",
     "tests/core/db/test_replica.py",
+    "tests/core/limits/test_cluster.py",
     "tests/core/web/test_server.py",
 )
-"""Beginnings of the ids of tests that share a browser, a clone or a server, and so run in one worker."""
+"""Beginnings of the ids of tests that share a browser, a clone, a cluster or a server, and so run in one worker."""
 SEEDED_TABLES = {
     "alembic_version",
     "catalogue_generation",
@@ -176,7 +176,7 @@ def cache(config: dict[str, Any]) -> Iterator[redis.Redis]:
 
 @pytest.fixture(autouse=True)
 def clean(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Delete rows and Redis keys after a test of the application, and reset wake-ups and the clock."""
+    """Delete rows and Redis keys after a test of the application, and reset wake-ups, breakers and the clock."""
     if "app" not in request.fixturenames:
         yield
         return
@@ -184,6 +184,8 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     clock.freeze_time(None)
     queue._last_wake_at.clear()
+    for breaker in circuit_breaker._breakers.values():
+        breaker.failures = 0
     for cached in (meters._catalogue, service_tokens._active_tokens, services._scopes_by_service, routes._tables):
         cached.clear()
     limits._spends.clear()
@@ -207,17 +209,12 @@ def context(app: Flask) -> Iterator[Flask]:
 @pytest.fixture
 def patient_redis(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Wait for Redis longer than 50 ms, which a busy machine exceeds; a call would be decided without it then."""
-    with app.app_context():
-        storage, pools = limiter.get_storage(), [queue.fast_redis().connection_pool]
-    pools.append(storage.storage.connection_pool)
-    for pool in pools:
-        for name in ("socket_timeout", "socket_connect_timeout"):
-            monkeypatch.setitem(pool.connection_kwargs, name, 5)
-        pool.disconnect()
-    monkeypatch.setattr(storage, "connections", DirectConnections(storage.storage))
+    monkeypatch.setattr(direct_connections, "TIMEOUT_SECONDS", 5)
+    pool = direct_connections.low_latency_pool(app.config["REDIS_URL"])
+    monkeypatch.setitem(app.extensions, "redis", redis.Redis(connection_pool=pool))
+    monkeypatch.setattr(limiter.get_storage(), "backend", backends.connect(app.config["LIMITS_REDIS_URL"]))
     yield
-    for pool in pools:
-        pool.disconnect()
+    pool.disconnect()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from saas_api.accounts.models import User
 from saas_api.core import clock, crypto, ids, request_context
 from saas_api.core.db import tenancy
 from saas_api.core.limits import limiter
-from saas_api.core.limits.limiter import RedisUnavailable
+from saas_api.core.limits.circuit_breaker import RedisUnavailable
 
 FAILURES_BEFORE_ALERT = 1000
 _RECORDED_COUNTS = frozenset(10**exponent for exponent in range(10))
@@ -34,9 +34,8 @@ def record_failure(user: User | None, email: str, action: str) -> None:
 
 def _count_failures(key: str) -> int:
     """Count a failure of this hour; 1 without Redis, so that the failure is recorded."""
-    storage = limiter.get_storage()
     hour = int(clock.now().timestamp()) // 3600
     try:
-        return int(storage.run(storage.incr, f"failed-logins:{key}:{hour}", 3600))
+        return limiter.get_storage().incr(f"failed-logins:{key}:{hour}", 3600)
     except RedisUnavailable:
         return 1

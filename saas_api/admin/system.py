@@ -23,6 +23,7 @@ from saas_api.core.access import require_operator
 from saas_api.core.db.engine import db
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.jobs import queue
+from saas_api.core.limits import limiter
 from saas_api.core.settings import ROOT, setting
 from saas_api.core.web import pages
 
@@ -186,6 +187,7 @@ def index() -> Response:
     values: dict[str, Any] = {
         "database": database,
         "redis": get_redis_info(),
+        "limits_servers": limiter.find_own_servers(),
         "newest": head_migration(),
         "versions": list_versions(),
         "settings": list_settings(current_app.config, Flask.default_config),

@@ -25,8 +25,8 @@ from saas_api.core.access import Principal
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.limits import counters
+from saas_api.core.limits.circuit_breaker import RedisUnavailable
 from saas_api.core.limits.counters import MAX_COUNTER_VALUE
-from saas_api.core.limits.limiter import RedisUnavailable
 from saas_api.core.money import DECIMAL_PRECISION
 from saas_api.core.observability import get_logger
 from saas_api.usage import meters, quotas

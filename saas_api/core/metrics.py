@@ -41,7 +41,10 @@ REPLICA_FAILURES = Counter(
     "saas_replica_failures", "Reads from the replica that were repeated at the primary.", ("kind",), registry=_registry
 )
 REDIS_FAILURES = Counter(
-    "saas_redis_failures", "Calls of limits that Redis did not answer.", ("kind",), registry=_registry
+    "saas_redis_failures",
+    "Calls of limits and wake-ups that Redis did not answer.",
+    ("server", "kind"),
+    registry=_registry,
 )
 
 

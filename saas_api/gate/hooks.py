@@ -13,7 +13,7 @@ from saas_api.core import clock, crypto, request_context
 from saas_api.core.access import Access, Principal
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ApiError, ServiceUnavailable
-from saas_api.core.limits import limiter
+from saas_api.core.limits import counters, limiter
 from saas_api.core.limits.limiter import LimitCode, LimitRequest
 from saas_api.core.web import endpoint, http
 from saas_api.core.web.endpoint import Operation
@@ -29,7 +29,7 @@ _OPERATIONS = {"keys": "verify"}
 
 def init_app(app: Flask) -> None:
     """Register the hooks of the gate, and the settings that they need."""
-    app.config.from_mapping(limiter.limiter_config(app.config["REDIS_URL"], app.config["WEB_CONCURRENCY"]))
+    app.config.from_mapping(limiter.limiter_config(app.config["LIMITS_REDIS_URL"], app.config["WEB_CONCURRENCY"]))
     app.config.from_mapping(tokens.jwt_config(app.config["JWT_SECRET"], app.config["APP_URL"]))
     app.config.from_mapping(browser_sessions.session_cookie_config(app.config["JWT_COOKIE_SECURE"]))
     tokens.jwt.init_app(app)
@@ -116,7 +116,7 @@ def finish_request(response: Response) -> Response:
     if call is None or decision is None:
         return response
     if response.status_code >= 400 or values.get("is_replayed"):
-        limiter.release_quota(call)
+        counters.release_quota(call)
     if decision.windows:
         http.append_headers(response, responses.rate_limit_headers(call, decision))
     return response

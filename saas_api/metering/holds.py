@@ -26,7 +26,7 @@ from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.faults import fault_point
 from saas_api.core.ids import NIL_UUID
-from saas_api.core.limits import limiter
+from saas_api.core.limits import counters
 from saas_api.core.limits.limiter import LimitRequest
 from saas_api.core.observability import get_logger
 from saas_api.metering import events, key_principals, limits, recording
@@ -109,7 +109,7 @@ def create_hold(
         stored = _insert_within_limits(principal, usage, hold) if is_limited else _insert(hold)
     finally:
         if call is not None and (stored is None or stored.id != hold_id):
-            limiter.release_quota(call)
+            counters.release_quota(call)
     fault_point("holds.after_create")
     return stored
 

@@ -108,7 +108,8 @@ def get_organization_principal(organization_id: UUID, *, is_fresh: bool = False)
 
 
 def _is_current(principal: KeyPrincipal) -> bool:
-    max_age = CACHE_SECONDS_WITHOUT_REDIS if limiter.get_storage().is_open else CACHE_SECONDS
+    breaker = limiter.get_backend().breaker_of(principal.limit_keys[0])
+    max_age = CACHE_SECONDS_WITHOUT_REDIS if breaker.is_open else CACHE_SECONDS
     is_valid = principal.valid_until is None or clock.now() < principal.valid_until
     return is_valid and principal.age_seconds < max_age
 

@@ -17,7 +17,8 @@ from saas_api.core.access import KeyMode
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ApiError, ServiceUnavailable
 from saas_api.core.limits import counters, limiter
-from saas_api.core.limits.limiter import LimitCode, LimitRequest, QuotaCounter, RedisUnavailable
+from saas_api.core.limits.circuit_breaker import RedisUnavailable
+from saas_api.core.limits.limiter import LimitCode, LimitRequest, QuotaCounter
 from saas_api.metering import refusals
 from saas_api.metering.key_principals import CACHE_SECONDS_WITHOUT_REDIS, KeyPrincipal
 from saas_api.metering.lru_cache import LruCache

@@ -19,7 +19,7 @@ from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.ids import NIL_UUID
 from saas_api.core.limits import counters
-from saas_api.core.limits.limiter import RedisUnavailable
+from saas_api.core.limits.circuit_breaker import RedisUnavailable
 from saas_api.metering import limits
 from saas_api.metering.event_format import ReceivedEvent
 from saas_api.metering.key_principals import CACHE_SECONDS, KeyPrincipal

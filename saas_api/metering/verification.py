@@ -12,7 +12,7 @@ from saas_api.core import clock, crypto, ids
 from saas_api.core.access import FULL_ACCESS, InsufficientScope, KeyMode
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ApiError, Forbidden, PaymentRequired, TooManyRequests, ValidationFailed
-from saas_api.core.limits import limiter
+from saas_api.core.limits import counters, limiter
 from saas_api.core.limits.limiter import LimitRequest
 from saas_api.core.settings import setting
 from saas_api.metering import holds, key_principals, limits, recording
@@ -234,7 +234,7 @@ class _Decision:
             return self._find_recorded()
         finally:
             if not is_admitted:
-                limiter.release_quota(self.call)
+                counters.release_quota(self.call)
         return recorded
 
     def _reload(self) -> KeyPrincipal:

@@ -12,6 +12,7 @@ from saas_api.core import metrics as core_metrics
 from saas_api.core.access import public_page, public_view
 from saas_api.core.db import engine
 from saas_api.core.errors import NotFound
+from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
 from saas_api.core.web import http, pages
 from saas_api.ops import status as ops_status
@@ -47,6 +48,8 @@ def readyz() -> Response:
     }
     if replica := engine.find_replica():
         report["replica"] = "ok" if replica.away_because is None else "away"
+    if servers := limiter.find_own_servers():
+        report["limits_redis"] = "ok" if all(servers.values()) else "away"
     return http.json_response(report, 200 if is_ready else 503, None if is_ready else {"Retry-After": "5"})
 
 

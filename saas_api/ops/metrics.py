@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from saas_api.core.db import engine, tenancy
 from saas_api.core.db.replica import Replica
 from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.limits import limiter
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.ops import status
@@ -56,6 +57,9 @@ class DatabaseMetrics(Collector):
         yield _gauge("saas_redis_up", "Whether Redis answers within 50 ms.", (), [((), status.is_redis_ready())])
         if replica := engine.find_replica():
             yield from _measure_replica(replica)
+        limits_servers = [((server,), is_up) for server, is_up in limiter.find_own_servers().items()]
+        help_text = "Whether each server of LIMITS_REDIS_URL answers within 50 ms."
+        yield _gauge("saas_limits_redis_up", help_text, ("server",), limits_servers)
         try:
             with tenancy.system_session("ops.metrics") as session:
                 metrics = list(_read_metrics(session))

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import UnsafeDatabase
-from saas_api.core.limits import limiter
+from saas_api.core.limits import direct_connections, limiter
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 
@@ -56,7 +56,7 @@ def is_database_ready(session: Session) -> bool:
 
 def is_redis_ready() -> bool:
     """Whether Redis answers a ping within 50 ms."""
-    pool = limiter.low_latency_pool(setting("REDIS_URL"))
+    pool = direct_connections.low_latency_pool(setting("REDIS_URL"))
     try:
         return bool(redis.Redis(connection_pool=pool).ping())
     except redis.RedisError:
@@ -97,9 +97,10 @@ _cached_status, _status_lock = _CachedStatus([], -float(STATUS_CACHE_SECONDS) - 
 
 
 def _measure() -> list[ComponentStatus]:
+    limits_servers = limiter.find_own_servers() or {"Redis": is_redis_ready()}
     redis_status = (
         ComponentStatus("Redis", "ok", "Limits are counted across all processes.")
-        if is_redis_ready()
+        if all(limits_servers.values())
         else ComponentStatus("Redis", "down", "Each process limits on its own; nothing is lost.")
     )
     try:

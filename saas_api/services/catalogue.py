@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from saas_api.core.db import engine, tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.limits import limiter
-from saas_api.core.limits.limiter import RedisUnavailable
+from saas_api.core.limits.circuit_breaker import RedisUnavailable
 
 GENERATION_KEY = "catalogue:gen"
 CACHE_SECONDS, CACHE_SECONDS_WITHOUT_REDIS = 60, 5
@@ -43,9 +43,8 @@ def republish_generation() -> None:
 
 def read_generation() -> int | None:
     """The generation that Redis has; 0 when it has lost it, None when it does not answer."""
-    storage = limiter.get_storage()
     try:
-        return int(storage.run(storage.storage.get, GENERATION_KEY) or 0)
+        return int(limiter.get_backend().execute(("GET", GENERATION_KEY)) or 0)
     except RedisUnavailable:
         return None
 
@@ -64,7 +63,8 @@ class CatalogueEntry(Generic[T]):
 
     def is_current(self, generation: int | None) -> bool:
         """Whether the value may still be used; `generation` as for `CachedCatalogue.get_entry`."""
-        max_age = CACHE_SECONDS_WITHOUT_REDIS if limiter.get_storage().is_away else CACHE_SECONDS
+        is_away = limiter.get_backend().breaker_of(GENERATION_KEY).is_away
+        max_age = CACHE_SECONDS_WITHOUT_REDIS if is_away else CACHE_SECONDS
         has_changes = generation is None or 0 < generation <= self.generation
         return has_changes and time.monotonic() - self.loaded_at < max_age
 

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-ENGINE_SETTINGS = ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL")
+ENGINE_SETTINGS = ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL", "LIMITS_REDIS_URL")
 """Addresses whose passwords differ in production."""
 REPLICA_SETTING = "DATABASE_REPLICA_URL"
 """Its login and password are those of DATABASE_URL: a replica has the same."""

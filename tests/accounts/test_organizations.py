@@ -3,6 +3,7 @@
 from uuid import uuid4
 
 import pytest
+import redis
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -26,14 +27,16 @@ def test_unknown_organization_is_not_found(context: Flask) -> None:
         organizations.get_organization(session, uuid4())
 
 
-def test_generation_is_published_after_commit_and_republished(context: Flask, client: FlaskClient) -> None:
+def test_generation_is_published_after_commit_and_republished(
+    context: Flask, client: FlaskClient, cache: redis.Redis
+) -> None:
     organization_id = ids.parse_id("org", sign_up(client, "alice@acme.example", "Acme").organization_id)
-    redis, key = limiter.get_storage().storage, limiter.generation_key(organization_id)
+    key = limiter.generation_key(organization_id)
     with tenancy.tenant_session(organization_id) as session:
         organizations.bump_generation(session, organization_id)
-        assert redis.get(key) is None
-    generation = redis.get(key)
+        assert cache.get(key) is None
+    generation = cache.get(key)
     assert generation is not None
-    redis.delete(key)
+    cache.delete(key)
     organizations.republish_generations()
-    assert redis.get(key) == generation
+    assert cache.get(key) == generation

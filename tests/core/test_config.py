@@ -170,6 +170,8 @@ def test_production_requires_verified_addresses_unless_it_is_set() -> None:
         ("WEBHOOK_ALLOWED_NETWORKS", "169.254.0.0/16", "public addresses"),
         ("REDIS_URL", "redis://cache:6379/0", "a password is required"),
         ("REDIS_URL", "redis://:iOZb9qVw@cache:6379/0", "must not have the password of DATABASE_URL"),
+        ("LIMITS_REDIS_URL", "redis+cluster://cache:6379,cache:6380", "a password is required"),
+        ("LIMITS_REDIS_URL", "redis+sentinel://:Lr7Yk2pN@cache:6379/limits/0", "expected an address as for REDIS_URL"),
         ("DATABASE_URL", "postgresql://saas:saas@db/saas", "its password is an example"),
     ],
 )
@@ -189,6 +191,8 @@ def test_production_refuses_a_bad_value_by_name(name: str, value: str, reason: s
         ("APP_URL", None),
         ("WEBHOOK_ALLOWED_NETWORKS", "10.1.0.0/16,fd00::/8,127.0.0.1"),
         ("REDIS_URL", "unix:///run/redis.sock"),
+        ("LIMITS_REDIS_URL", "redis://:Lr7Yk2pN@cache:6379/1"),
+        ("LIMITS_REDIS_URL", "rediss+cluster://limits:uN4vT8qX@cache:6380,cache:6381"),
         ("DATABASE_URL", "postgresql:///saas?host=/run/postgresql"),
     ],
 )

@@ -11,7 +11,6 @@ from saas_api.cli.commands import scheduler
 from saas_api.cli.dev.engines import Engines
 from saas_api.core.jobs import queue
 from saas_api.core.jobs.queue import BACKGROUND
-from saas_api.core.limits import limiter
 from tests.support.accounts import make_key, sign_up
 from tests.support.messages import send_message
 
@@ -27,7 +26,6 @@ def without_redis(engines: Engines) -> Iterator[Callable[[], None]]:
 
     yield kill
     engines.redis.start()
-    limiter.get_storage().failures = 0
 
 
 def test_messages_are_accepted_and_delivered_while_redis_is_dead(

@@ -18,7 +18,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock, ids
-from saas_api.core.limits import limiter
+from saas_api.core.limits import backends, limiter
 from tests.support.messages import LIST, MAIL, SEND, SMS, MessagingOrganization, Work, make_due, rows
 from tests.support.statements import count_statements
 
@@ -232,11 +232,9 @@ def test_messages_are_accepted_without_redis(
     app: Flask, acme: MessagingOrganization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken_pool = redis.ConnectionPool.from_url("unix:///nonexistent/redis.sock")
-    storage = limiter.get_storage()
-    monkeypatch.setattr(storage.storage, "connection_pool", broken_pool)
+    monkeypatch.setattr(limiter.get_storage(), "backend", backends.connect("unix:///nonexistent/redis.sock"))
     monkeypatch.setitem(app.extensions, "redis", redis.Redis(connection_pool=broken_pool))
     sent = [acme.send()["message_id"] for _ in range(5)]
     assert len(rows(app, acme.id, "SELECT 1 FROM usage_events")) == len(sent)
     monkeypatch.undo()
-    storage.failures = 0
     make_due(app, acme.id)

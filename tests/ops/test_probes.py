@@ -51,7 +51,7 @@ def test_readyz_is_ok_without_redis(app: Flask, client: FlaskClient, monkeypatch
     monkeypatch.setitem(app.config, "REDIS_URL", NO_REDIS)
     response = client.get("/readyz")
     assert response.status_code == 200
-    assert response.json == {"status": "ready", "postgresql": "ok", "redis": "away"}
+    assert response.json == {"status": "ready", "postgresql": "ok", "redis": "away", "limits_redis": "ok"}
 
 
 def test_readyz_is_503_without_postgresql(probe_client: FlaskClient) -> None:

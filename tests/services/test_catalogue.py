@@ -126,8 +126,9 @@ def test_value_is_loaded_again_when_it_is_old(
 
 def open_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no call reach Redis, as after three that failed."""
-    monkeypatch.setattr(limiter.get_storage(), "failures", 3)
-    monkeypatch.setattr(limiter.get_storage(), "retry_at", time.monotonic() + 3600)
+    breaker = limiter.get_backend().breaker_of(GENERATION_KEY)
+    monkeypatch.setattr(breaker, "failures", 3)
+    monkeypatch.setattr(breaker, "retry_at", time.monotonic() + 3600)
 
 
 def pass_seconds(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 import redis
 from flask import Flask
 
-from saas_api.core.limits import limiter
+from saas_api.core.limits import direct_connections
 
 NO_REDIS = "redis://127.0.0.1:1/0"
 
@@ -17,11 +17,10 @@ NO_REDIS = "redis://127.0.0.1:1/0"
 @pytest.fixture
 def without_redis(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Wake-ups, workers and the scheduler find no Redis during the test; limits still have theirs."""
-    pool = limiter.low_latency_pool(NO_REDIS)
+    pool = direct_connections.low_latency_pool(NO_REDIS)
     monkeypatch.setitem(app.config, "REDIS_URL", NO_REDIS)
     monkeypatch.setitem(app.extensions, "redis", redis.Redis(connection_pool=pool))
     yield
-    limiter.get_storage().failures = 0
     pool.disconnect()
 
 

@@ -26,13 +26,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from saas_api.cli import errors, output, types
 from saas_api.cli.commands import keys
 from saas_api.cli.errors import CREATE_ROLES, EXIT_PROBLEMS, Command
-from saas_api.core import access, clock, crypto
+from saas_api.core import access, clock, crypto, redis_url
 from saas_api.core.db import engine, roles, tenancy
 from saas_api.core.db.engine import db
 from saas_api.core.db.replica import Replica
 from saas_api.core.db.roles import MAX_POSTGRES, MIN_POSTGRES
 from saas_api.core.db.tenancy import UnsafeDatabase
 from saas_api.core.jobs import queue, schedule
+from saas_api.core.limits import diagnosis
 from saas_api.core.settings import ROOT, setting
 from saas_api.settings import instance
 from saas_api.webhooks import secrets as webhook_secrets
@@ -41,7 +42,6 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 CLOCK_SKEW_WARN_SECONDS, CLOCK_SKEW_FAIL_SECONDS = 2.0, 30.0
 MAX_SECONDS_WITHOUT_RUN = 180.0
 REPLICA_LAG_WARN_SECONDS = 10.0
-MIN_REDIS = (6, 2)
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 1_000_000_000, 200_000_000
 REDIS_MEMORY_WARN, REDIS_MEMORY_FAIL = 0.8, 0.95
 MAX_BACKUP_AGE = timedelta(days=2)
@@ -111,6 +111,8 @@ def collect_findings() -> Iterator[Finding]:
     yield from check_settings()
     postgres_finding, redis_finding = check_postgres(), check_redis()
     yield from (postgres_finding, redis_finding)
+    if setting("LIMITS_REDIS_URL") != setting("REDIS_URL"):
+        yield check_limits_redis()
     has_postgres, has_redis = postgres_finding.state != FAIL, redis_finding.state != FAIL
     if has_postgres:
         findings = check_roles(), check_migrations(), check_tables()
@@ -443,7 +445,9 @@ def check_redis() -> Finding:
     """Whether Redis answers, its version, and whether it keeps its data."""
     try:
         with queue.worker_redis() as client:
-            info: dict[str, Any] = {**client.info("server"), **client.info("memory"), **client.info("persistence")}
+            info: dict[str, Any] = {}
+            for section in ("server", "memory", "persistence", "cluster"):
+                info |= client.info(section)
     except redis.RedisError as error:
         return Finding(
             "Redis",
@@ -460,7 +464,8 @@ def check_redis() -> Finding:
     return _first_problem(
         "Redis",
         f"version {number}, {policy}, appends to a file",
-        (parts < MIN_REDIS, FAIL, f"version {number} is too old", "Use 6.2 or later."),
+        (info.get("cluster_enabled") == 1, FAIL, "it is a node of a cluster", "Only LIMITS_REDIS_URL may name one."),
+        (parts < diagnosis.MIN_VERSION, FAIL, f"version {number} is too old", "Use 6.2 or later."),
         (_is_redis_open(), FAIL, "it answers without a password", "Set requirepass, or user default off in its ACL."),
         (used > REDIS_MEMORY_FAIL, FAIL, *memory),
         (policy != "noeviction", WARN, f"it forgets wake-ups ({policy})", "Set maxmemory-policy noeviction."),
@@ -480,6 +485,14 @@ def _is_redis_open() -> bool:
             return bool(client.ping())
     except redis.RedisError:
         return False
+
+
+def check_limits_redis() -> Finding:
+    """Whether limits can be counted where LIMITS_REDIS_URL says; without it each process limits on its own."""
+    problems = diagnosis.find_problems(setting("LIMITS_REDIS_URL"))
+    if problems:
+        return Finding("Redis of the limits", FAIL, "; ".join(problems), "Look at LIMITS_REDIS_URL.")
+    return Finding("Redis of the limits", OK, f"{redis_url.parse(setting('LIMITS_REDIS_URL')).name} answers")
 
 
 def check_disk() -> Iterator[Finding]:

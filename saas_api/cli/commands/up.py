@@ -25,6 +25,7 @@ from saas_api.cli.dev.supervisor import (
     Supervisor,
 )
 from saas_api.cli.errors import CommandError, CommandGroup
+from saas_api.core.limits import diagnosis
 from saas_api.core.settings import setting
 from saas_api.settings import instance
 
@@ -159,6 +160,9 @@ def _require_external_engines(embedded: tuple[str, ...]) -> None:
         _require_postgres()
     if "redis" not in embedded:
         _require_redis()
+    if setting("LIMITS_REDIS_URL") != setting("REDIS_URL"):
+        for problem in diagnosis.find_problems(setting("LIMITS_REDIS_URL")):
+            raise CommandError(f"LIMITS_REDIS_URL: {problem}")
 
 
 def _require_postgres() -> None:

@@ -15,11 +15,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy.orm import Session
 
-from saas_api.core import domain, request_context, tracing
+from saas_api.core import domain, redis_url, request_context, tracing
 from saas_api.core.db import engine
 from saas_api.core.jobs.redis_jobs import RedisQueue
-from saas_api.core.limits import limiter
-from saas_api.core.limits.limiter import RedisUnavailable
+from saas_api.core.limits import circuit_breaker, direct_connections
+from saas_api.core.limits.circuit_breaker import CircuitBreaker, RedisUnavailable
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 
@@ -91,8 +91,8 @@ def wake_workers(job: str, *, is_forced: bool = False) -> bool:
         return True
     _last_wake_at[job] = now
     try:
-        limiter.get_storage().run(_push, job, is_forced)
-    except (RedisUnavailable, redis.RedisError):
+        _breaker().call(_push, job, is_forced)
+    except RedisUnavailable:
         log.warning("wake_failed", job=job)
         return False
     return True
@@ -101,8 +101,8 @@ def wake_workers(job: str, *, is_forced: bool = False) -> bool:
 def allow_next_wake(job: str) -> None:
     """Send the next wake-up of a job again; a drain calls this before its first scan."""
     try:
-        limiter.get_storage().run(fast_redis().delete, _wake_key(job))
-    except (RedisUnavailable, redis.RedisError):
+        _breaker().call(fast_redis().delete, _wake_key(job))
+    except RedisUnavailable:
         log.warning("wake_not_cleared", job=job)
 
 
@@ -127,7 +127,7 @@ def fast_redis() -> redis.Redis:
     """Return a client with a time-out of 50 ms, for wake-ups inside requests."""
     extensions = current_app.extensions
     if "redis" not in extensions:
-        extensions["redis"] = redis.Redis(connection_pool=limiter.low_latency_pool(setting("REDIS_URL")))
+        extensions["redis"] = redis.Redis(connection_pool=direct_connections.low_latency_pool(setting("REDIS_URL")))
     client: redis.Redis = extensions["redis"]
     return client
 
@@ -142,6 +142,11 @@ def worker_redis() -> redis.Redis:
 def is_stopping() -> bool:
     """Whether this process was asked to finish its claimed work and claim no more."""
     return stop_requested.is_set()
+
+
+def _breaker() -> CircuitBreaker:
+    """The breaker of the queue's Redis, which is that of the limits where these are counted there."""
+    return circuit_breaker.breaker_of(redis_url.parse(setting("REDIS_URL")).name)
 
 
 def _push(job: str, is_forced: bool) -> None:

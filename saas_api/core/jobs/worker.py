@@ -16,7 +16,6 @@ from rq.job import Job
 from saas_api.core.db import engine
 from saas_api.core.jobs import queue as job_queue
 from saas_api.core.jobs.redis_jobs import RedisJob, RedisQueue
-from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
 
 
@@ -61,7 +60,6 @@ class QueueWorker(rq.Worker):
         with self.app.app_context():
             engine.dispose_connections(close=False)
             self.app.extensions.pop("redis", None)
-            limiter.get_storage().storage.connection_pool.reset()
             super().main_work_horse(job, queue)
 
     def setup_work_horse_signals(self) -> None:

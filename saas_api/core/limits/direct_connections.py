@@ -5,32 +5,62 @@ objects cost more than Redis itself and are left out: who has taken a connection
 the connection back.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import hiredis
 import redis
-from redis.commands.core import Script
+from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
+from redis.retry import Retry
 
+TIMEOUT_SECONDS = 0.05
 Command = tuple[Any, ...]
 """A name and its arguments: texts, bytes and integers."""
 
 
+@dataclass(frozen=True)
+class Script:
+    """A script in Lua, which Redis finds by the SHA-1 of its text once it has run it."""
+
+    text: str
+    sha: str
+
+    @classmethod
+    def of(cls, text: str) -> "Script":
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def low_latency_options() -> dict[str, Any]:
+    """Options of connections and clients with time-outs of 50 ms and without retries."""
+    return {
+        "socket_connect_timeout": TIMEOUT_SECONDS,
+        "socket_timeout": TIMEOUT_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+    }
+
+
+def low_latency_pool(url: str) -> redis.ConnectionPool:
+    """A connection pool with time-outs of 50 ms and without retries."""
+    return redis.ConnectionPool.from_url(url, max_connections=64, **low_latency_options())
+
+
 class _HeldConnection(NamedTuple):
-    """A connection, with the pool and the process for which it was made."""
+    """A connection, with the process for which it was made."""
 
     connection: Any
-    pool: redis.ConnectionPool
     process_id: int
 
 
 class DirectConnections:
-    """As many connections as threads ask at once, with the address, login and time-outs of a client's pool."""
+    """As many connections as threads ask at once, with the address, login and time-outs of a pool."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._client = client
+    def __init__(self, pool: redis.ConnectionPool) -> None:
+        self._pool = pool
         self._idle: list[_HeldConnection] = []  # append and pop are atomic, so it needs no lock
 
     def execute(self, *commands: Command) -> list[Any]:
@@ -62,25 +92,25 @@ class DirectConnections:
         try:
             return self.execute(*before, ("EVALSHA", script.sha, len(keys), *keys, *arguments))
         except NoScriptError:  # Redis was restarted
-            return self.execute(*before, ("EVAL", script.script, len(keys), *keys, *arguments))
+            return self.execute(*before, ("EVAL", script.text, len(keys), *keys, *arguments))
 
     def _take(self) -> _HeldConnection:
         """The connection that was used last, connected again where the server has closed it, or a new one."""
-        pool, process_id = self._client.connection_pool, os.getpid()
+        process_id = os.getpid()
         while self._idle:
             try:
                 held = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
-            if held.pool is not pool or held.process_id != process_id:  # after a fork it belongs to the parent
+            if held.process_id != process_id:  # after a fork it belongs to the parent
                 continue
             if _is_closed_by_server(held.connection):
                 held.connection.disconnect()
                 held.connection.connect()
             return held
-        connection = pool.connection_class(**pool.connection_kwargs)
+        connection = self._pool.connection_class(**self._pool.connection_kwargs)
         connection.connect()
-        return _HeldConnection(connection, pool, process_id)
+        return _HeldConnection(connection, process_id)
 
 
 def _is_closed_by_server(connection: Any) -> bool:

@@ -3,10 +3,9 @@
 Without Redis each process admits its share of a rate limit, and quotas are counted from PostgreSQL.
 """
 
-import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -14,40 +13,32 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import redis
-from flask import g, has_request_context
+from flask import g
 from flask_limiter import ApplicationLimit, Limiter, RateLimitExceeded
 from flask_limiter._limits import RuntimeLimit
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import STRATEGIES as LIMITS_STRATEGIES
 from limits.strategies import SlidingWindowCounterRateLimiter
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from saas_api.core import metrics, request_context, tracing
-from saas_api.core.limits.direct_connections import DirectConnections
+from saas_api.core import metrics, redis_url, request_context, tracing
+from saas_api.core.limits import backends
+from saas_api.core.limits.backends import Backend
+from saas_api.core.limits.circuit_breaker import RedisUnavailable
+from saas_api.core.limits.direct_connections import Script
 from saas_api.core.observability import get_logger
+from saas_api.core.settings import setting
 
 log = get_logger(__name__)
 
 USER_RATE_LIMIT, USER_RATE_WINDOW_MS = 300, 60_000
-_CONNECTION_ERRORS = (redis.RedisError,)  # an error inside a script, such as a full memory, has no class of its own
-_SCRIPT = Path(__file__).with_name("limits.lua").read_text(encoding="utf-8")
-_PUBLISH_GENERATION = """
+_SCHEME_PREFIX = "saas+"
+_DECIDE = Script.of(Path(__file__).with_name("limits.lua").read_text(encoding="utf-8"))
+_PUBLISH_GENERATION = Script.of("""
 local known = tonumber(redis.call('GET', KEYS[1]) or '-1')
 if tonumber(ARGV[1]) > known then redis.call('SET', KEYS[1], ARGV[1], 'EX', 86400) end
-"""
+""")
 """Only raises the generation: a late publisher must not make an old one current again."""
-_ADJUST_COUNTERS = """
-for i, key in ipairs(KEYS) do
-  if redis.call('EXISTS', key) == 1 then redis.call('INCRBY', key, ARGV[i]) end
-end
-"""
-"""Leaves alone what Redis has lost meanwhile: it is counted from PostgreSQL again."""
-
-
-class RedisUnavailable(Exception):
-    """Redis does not answer, or the circuit breaker is open because it did not answer before."""
 
 
 class QuotaCounter(Protocol):
@@ -139,63 +130,27 @@ class LimitRequest:
         return is_admitted and not self.is_released
 
 
-def low_latency_pool(url: str) -> redis.ConnectionPool:
-    """A connection pool with timeouts of 50 ms and without retries."""
-    return redis.ConnectionPool.from_url(
-        url,
-        socket_connect_timeout=0.05,
-        socket_timeout=0.05,
-        max_connections=64,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
-
-
 class CircuitBreakerStorage(RedisStorage):
-    """Redis behind a circuit breaker: open after three failures in a row, then one probe a second."""
+    """The storage of Flask-Limiter: Redis behind circuit breakers.
 
-    STORAGE_SCHEME = ["saas+redis", "saas+rediss", "saas+redis+unix"]
+    local_share: part of a rate limit that this process admits without Redis
+    """
 
-    def __init__(self, uri: str, local_share: float = 1.0, **options: Any) -> None:
+    STORAGE_SCHEME = [f"{_SCHEME_PREFIX}{scheme}" for scheme in redis_url.SCHEMES]
+    base_exceptions = redis.RedisError
+
+    def __init__(self, uri: str, local_share: float = 1.0, key_prefix: str = RedisStorage.PREFIX) -> None:
+        """Ask Redis nothing yet, and let the library's functions call its scripts through the backend."""
+        super(RedisStorage, self).__init__(uri)
+        self.key_prefix = key_prefix
         self.local_share = local_share
-        self.failures = 0
-        self.retry_at = 0.0
-        super().__init__(uri.removeprefix("saas+"), **options)
-        self.connections = DirectConnections(self.storage)
-        self.gate_script = self.storage.register_script(_SCRIPT)
-        self.publish_script = self.storage.register_script(_PUBLISH_GENERATION)
-        self.adjust_script = self.storage.register_script(_ADJUST_COUNTERS)
+        self.backend = backends.connect(uri.removeprefix(_SCHEME_PREFIX))
+        for name in ("incr_expire", "sliding_window", "acquire_sliding_window"):
+            script = Script.of(getattr(self, f"SCRIPT_{name.upper()}").decode())
+            setattr(self, f"lua_{name}", functools.partial(self._run_script, script))
 
-    @property
-    def is_away(self) -> bool:
-        """Whether the last call failed."""
-        return self.failures > 0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether calls are refused without asking Redis."""
-        return self.failures >= 3
-
-    def run(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Call Redis; a request in which one call failed does not wait for another.
-
-        raises: RedisUnavailable
-        """
-        if (self.is_open and time.monotonic() < self.retry_at) or (has_request_context() and "redis_is_away" in g):
-            raise RedisUnavailable
-        self.retry_at = time.monotonic() + 1
-        try:
-            result = call(*arguments)
-        except _CONNECTION_ERRORS as error:
-            self.failures += 1
-            metrics.REDIS_FAILURES.labels(type(error).__name__).inc()
-            if has_request_context():
-                g.redis_is_away = True
-            if self.failures == 3 or isinstance(error, redis.ResponseError):
-                log.error("redis_away", kind=type(error).__name__, reason=str(error)[:200])  # noqa: TRY400 - no traceback
-            raise RedisUnavailable from error
-        self.failures = 0
-        return result
+    def _run_script(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        return self.backend.run_script(script, keys, arguments)
 
 
 class GateStrategy(SlidingWindowCounterRateLimiter):
@@ -218,14 +173,13 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
     def get_window_stats(self, item: RateLimitItem, *identifiers: str) -> Any:
         """Remaining requests and reset time, from Redis or from this process."""
         try:
-            return self.storage.run(super().get_window_stats, item, *identifiers)
+            return super().get_window_stats(item, *identifiers)
         except RedisUnavailable:
             return self.local.get_window_stats(item, *identifiers)
 
     def _sliding_window(self, method: str, item: RateLimitItem, identifiers: Sequence[str], cost: int) -> bool:
-        in_redis = functools.partial(getattr(SlidingWindowCounterRateLimiter, method), self, cost=cost)
         try:
-            return bool(self.storage.run(in_redis, item, *identifiers))
+            return bool(getattr(SlidingWindowCounterRateLimiter, method)(self, item, *identifiers, cost=cost))
         except RedisUnavailable:
             return bool(getattr(self.local, method)(item, *identifiers, cost=cost))
 
@@ -234,7 +188,7 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
         began_at = time.perf_counter()
         try:
             with tracing.span("redis limits", "client"):
-                result = self.storage.run(self._run_script, call)
+                result = self._ask_redis(call)
         except RedisUnavailable:
             call.decision = self._decide_locally(call)
         else:
@@ -246,13 +200,11 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
         metrics.LIMIT_SECONDS.labels(place).observe(time.perf_counter() - began_at)
         return not call.decision.code.is_refusal
 
-    def _run_script(self, call: LimitRequest) -> Any:
-        storage = self.storage
+    def _ask_redis(self, call: LimitRequest) -> Any:
+        backend = self.storage.backend
         if call.watched_key is None:
-            return storage.connections.run_script(storage.gate_script, call.keys, call.arguments)[0]
-        watched = ("GET", call.watched_key)
-        value, result = storage.connections.run_script(storage.gate_script, call.keys, call.arguments, watched)
-        call.watched_value = int(value or 0)
+            return backend.run_script(_DECIDE, call.keys, call.arguments)
+        call.watched_value, result = backend.read_and_run(call.watched_key, _DECIDE, call.keys, call.arguments)
         return result
 
     def _decide_locally(self, call: LimitRequest) -> LimitDecision:
@@ -320,25 +272,32 @@ limiter = GateLimiter(
 )
 
 
-def limiter_config(redis_url: str, processes: int) -> dict[str, Any]:
+def limiter_config(limits_redis_url: str, processes: int) -> dict[str, Any]:
     """Flask-Limiter's settings.
 
     processes: number of web processes; without Redis each admits its share
     """
-    address = redis_url.replace("unix://", "redis+unix://", 1)
     return {
-        "RATELIMIT_STORAGE_URI": f"saas+{address}",
-        "RATELIMIT_STORAGE_OPTIONS": {
-            "connection_pool": low_latency_pool(redis_url),
-            "key_prefix": "rl1",
-            "local_share": 1 / processes,
-        },
+        "RATELIMIT_STORAGE_URI": f"{_SCHEME_PREFIX}{limits_redis_url}",
+        "RATELIMIT_STORAGE_OPTIONS": {"key_prefix": "rl1", "local_share": 1 / processes},
     }
 
 
 def get_storage() -> CircuitBreakerStorage:
     """The limiter's storage."""
     return limiter.storage  # type: ignore[return-value]  # our scheme names our class
+
+
+def get_backend() -> Backend:
+    """Where limits are counted."""
+    return get_storage().backend
+
+
+def find_own_servers() -> Mapping[str, bool]:
+    """Whether each server of LIMITS_REDIS_URL answers, by its name; empty where the queue has the same Redis."""
+    if setting("LIMITS_REDIS_URL") == setting("REDIS_URL"):
+        return {}
+    return get_backend().find_answering()
 
 
 def decide(call: LimitRequest) -> bool:
@@ -355,26 +314,12 @@ def generation_key(organization_id: UUID) -> str:
     return f"{{{organization_id}}}:gen"
 
 
-def release_quota(call: LimitRequest) -> None:
-    """Subtract from quotas what Redis counted for a call that was admitted and failed, once. Never raises.
-
-    Without Redis nothing happens.
-    """
-    first = 1 + len(call.windows)
-    pairs = zip(call.keys[first:], call.counters, strict=True) if call.is_counted else ()
-    call.is_released = True
-    amounts = {key: -counter.units for key, counter in pairs if counter.units}
-    if amounts:
-        with contextlib.suppress(RedisUnavailable):
-            get_storage().run(get_storage().adjust_script, list(amounts), list(amounts.values()))
-
-
 def publish_generation(key: str, generation: int) -> None:
     """Make every process reload what it cached under an older generation; only raises the generation. Never raises.
 
     key: of the generation in Redis
     """
     try:
-        get_storage().run(get_storage().publish_script, [key], [generation])
+        get_backend().run_script(_PUBLISH_GENERATION, [key], [generation])
     except RedisUnavailable:
         log.warning("generation_unpublished", key=key)

@@ -13,7 +13,7 @@ from saas_api.core.jobs import queue, schedule
 from saas_api.core.jobs.outbox import DueOwners
 from saas_api.core.jobs.redis_jobs import RedisQueue
 from saas_api.core.jobs.schedule import drain, scheduled
-from saas_api.core.limits import limiter
+from saas_api.core.limits import direct_connections
 from tests.support.redis_outage import NO_REDIS, HungRedis, run_hung_redis
 
 
@@ -119,13 +119,11 @@ def hung(tmp_path: Path) -> Iterator[HungRedis]:
 def test_wake_up_without_redis_does_not_raise_and_seldom_asks(
     context: Flask, hung: HungRedis, monkeypatch: pytest.MonkeyPatch, is_hung: bool
 ) -> None:
-    pool = limiter.low_latency_pool(hung.url if is_hung else NO_REDIS)
+    pool = direct_connections.low_latency_pool(hung.url if is_hung else NO_REDIS)
     monkeypatch.setitem(context.extensions, "redis", redis.Redis(connection_pool=pool))
-    storage = limiter.get_storage()
     try:
         for _ in range(20):
             assert not queue.wake_workers("messages.drain", is_forced=True)
         assert hung.count_connections() < 20  # the breaker opens after three; each that asks waits for 50 ms
     finally:
-        storage.failures = 0
         pool.disconnect()
