@@ -38,6 +38,11 @@ faults: export FAULTS ?= short
 faults: $(READY) ## kill, stop and starve the product under load; FAULTS=long for the long round, SERVER=granian for that server
 	@$(BIN)/python -m pytest -q -s tests/faults $(ARGS)
 
+.PHONY: fuzz
+fuzz: export EXAMPLES ?= 200
+fuzz: $(READY) ## send generated requests to every operation of the API; EXAMPLES=1000 for each
+	@$(BIN)/python -m pytest -q $(WORKERS) tests/docs/test_contract.py $(ARGS)
+
 .PHONY: bench
 bench: export FLASK_SKIP_DOTENV = 1
 bench: $(READY) ## measure it on this machine; ARGS="--only send"
@@ -65,6 +70,7 @@ contracts: $(READY) ## import rules between packages
 check: lint types contracts ## lint, types and contracts
 
 .PHONY: docs
+docs: export APP_URL = http://localhost:8080
 docs: $(READY) ## write the generated pages again
 	@for document in openapi errors cli settings; do $(BIN)/python -m flask $$document export || exit 1; done
 

@@ -26,6 +26,7 @@ from saas_api.core.limits import backends, circuit_breaker, direct_connections, 
 from saas_api.metering import limits
 from saas_api.services import routes, service_tokens, services
 from saas_api.usage import meters
+from tests.support import contract
 from tests.support.accounts import alice, bob, carol, olga  # noqa: F401 - fixtures for every test
 
 # Without bytecode files, every process that a test starts would compile for two seconds.
@@ -111,6 +112,7 @@ def app(config: dict[str, Any]) -> Iterator[Flask]:
     cli.init_app(application)
     with application.app_context():
         upgrade()
+    contract.watch(application)
     yield application
     with application.app_context():
         db.engine.dispose()
@@ -191,6 +193,8 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
     limits._spends.clear()
     clear_tables()
     cache.flushdb()
+    broken = request.getfixturevalue("app").extensions["contract"].take_problems()
+    assert broken == [], "answers differ from the OpenAPI document"
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def login(body: dict[str, Any]) -> Any:
     tag="auth",
     body=RefreshIn(),
     returns=TokensOut(),
-    errors=(InvalidToken, TokenExpired, RefreshTokenReused, TooManyRequests),
+    errors=(Unauthenticated, InvalidToken, TokenExpired, RefreshTokenReused, TooManyRequests),
 )
 def refresh(body: dict[str, Any]) -> Any:
     """Exchange a refresh token for new tokens."""

@@ -65,6 +65,10 @@ class OrganizationClosed(Conflict):
     code, message = "ORGANIZATION_CLOSED", "This organization is closed; you can read, and pay its invoices."
 
 
+PERMITTED_WHEN_CLOSED = (None, "billing:read", "billing:write", "organization:write", "organization:close")
+"""Permissions with which members of a closed organization still change something."""
+
+
 def get_organization(session: Session, organization_id: UUID) -> Organization:
     """An organization.
 

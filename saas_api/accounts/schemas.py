@@ -69,6 +69,12 @@ class ActorReference(fields.String):
             raise ma.ValidationError(f"Not a usr_ or key_ id, nor one of {', '.join(ACTOR_KINDS)}.") from cause
 
 
+def _assignable_role() -> fields.String:
+    return fields.String(
+        required=True, validate=validate.OneOf(ASSIGNABLE_ROLES), metadata={"x-enum": "AssignableRole"}
+    )
+
+
 class RegisterIn(StrictSchema):
     """A new user and the name of the organization to create."""
 
@@ -288,15 +294,31 @@ class AuditQuery(PageQuery):
     end_date = fields.Date(format="%Y-%m-%d", load_default=None)
 
 
+class ReferenceOut(StrictSchema):
+    """An actor or target of an action; an id that is none of the API is as it is stored."""
+
+    type = fields.String()
+    id = fields.String(allow_none=True)
+
+
+class Reference(fields.Nested):
+    """The actor or the target of an event, from its columns `..._type` and `..._id`."""
+
+    def get_value(self, obj: Any, attr: str, accessor: Any = None, default: Any = ma.missing) -> Any:
+        """Return the kind with the public id."""
+        kind = getattr(obj, f"{attr}_type")
+        return {"type": kind, "id": audit_public_id(kind, getattr(obj, f"{attr}_id"))}
+
+
 class AuditEventOut(StrictSchema):
     """An action with its actor and target."""
 
     id = fields.String()
     at = Timestamp()
-    actor = fields.Function(lambda event: _reference(event.actor_type, event.actor_id))
+    actor = Reference(ReferenceOut())
     on_behalf_of = PrefixedId("usr", allow_none=True)
     action = fields.String()
-    target = fields.Function(lambda event: _reference(event.target_type, event.target_id))
+    target = Reference(ReferenceOut())
     data = fields.Dict()
     reason = fields.String(allow_none=True)
     request_id = fields.String(allow_none=True)
@@ -307,7 +329,7 @@ class InvitationIn(StrictSchema):
     """The address and role of a new member."""
 
     email = Email(required=True)
-    role = fields.String(required=True, validate=validate.OneOf(ASSIGNABLE_ROLES))
+    role = _assignable_role()
 
 
 class InvitationOut(StrictSchema):
@@ -350,7 +372,7 @@ class TeamOut(StrictSchema):
 class MemberRoleIn(StrictSchema):
     """The new role of a member; ownership is transferred instead."""
 
-    role = fields.String(required=True, validate=validate.OneOf(ASSIGNABLE_ROLES))
+    role = _assignable_role()
 
 
 class TransferOwnershipIn(StrictSchema):
@@ -366,7 +388,3 @@ def audit_public_id(kind: str, key: str | None) -> str | None:
         return ids.format_id(prefix, UUID(key)) if prefix and key else key
     except ValueError:
         return key
-
-
-def _reference(kind: str, key: str | None) -> dict[str, str | None]:
-    return {"type": kind, "id": audit_public_id(kind, key)}

@@ -25,7 +25,6 @@ from saas_api.core.money import CURRENCY_EXPONENTS
 
 _QUANTITY = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,6})?", re.ASCII)
 _MAX_PLANS = 20
-_WHEN = validate.OneOf(("now", "period_end"))
 
 
 class TierOut(StrictSchema):
@@ -86,7 +85,9 @@ class PlanOut(StrictSchema):
 class PlansQuery(StrictSchema):
     """The plans that an organization with a currency can choose; without it, all of them."""
 
-    currency = fields.String(load_default=None, validate=validate.OneOf(list(CURRENCY_EXPONENTS)))
+    currency = fields.String(
+        load_default=None, validate=validate.OneOf(list(CURRENCY_EXPONENTS)), metadata={"x-enum": "Currency"}
+    )
 
 
 class PlansOut(StrictSchema):
@@ -99,7 +100,12 @@ class ChangePlanIn(StrictSchema):
     """Another plan. Without `when`, one with a higher base amount takes effect now, others at the end of the period."""
 
     plan = Text(maximum=40, required=True)
-    when = fields.String(load_default=None, allow_none=True, validate=_WHEN)
+    when = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=validate.OneOf(("now", "period_end")),
+        metadata={"x-enum": "PlanChangeTime"},
+    )
     confirm_spend_cap = fields.Boolean(
         load_default=False,
         truthy={True},

@@ -141,9 +141,9 @@ class InvoicesOut(StrictSchema):
 
 
 class PartyOut(StrictSchema):
-    """Seller or buyer as the invoice was issued with them."""
+    """Seller or buyer as the invoice was issued with them; what was not known then is absent."""
 
-    name = fields.String()
+    name = fields.String(required=True)
     address = AddressRows(metadata={"type": "array", "items": {"type": "string"}})
     email = fields.String()
     tax_id = fields.String()

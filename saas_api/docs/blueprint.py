@@ -32,7 +32,7 @@ class ApiReference(Swagger):
     def get_apispecs(self, endpoint: str = "openapi") -> dict[str, Any]:
         """The document, generated once."""
         if endpoint not in self.apispecs:
-            self.apispecs[endpoint] = openapi.build_openapi(list_api_routes(self.app))
+            self.apispecs[endpoint] = openapi.build_openapi(list_api_routes(self.app), self.app.config["APP_URL"])
         return self.apispecs[endpoint]
 
 

@@ -2,7 +2,7 @@
 
 from flask import request
 
-from saas_api.accounts.organizations import OrganizationClosed
+from saas_api.accounts.organizations import PERMITTED_WHEN_CLOSED, OrganizationClosed
 from saas_api.core import access, networks, request_context
 from saas_api.core.access import Access, Principal
 from saas_api.core.errors import Forbidden, NotFound
@@ -12,7 +12,6 @@ from saas_api.metering import key_principals
 from saas_api.metering.key_principals import KeyPrincipal
 
 _LOGOUT_ENDPOINT = "accounts.logout"
-_PERMITTED_WHEN_CLOSED = (None, "billing:read", "billing:write", "organization:write", "organization:close")
 
 
 def authorize_caller(principal: Principal, view_access: Access) -> None:
@@ -34,7 +33,7 @@ def authorize_caller(principal: Principal, view_access: Access) -> None:
 
 def _check_closed(view_access: Access) -> None:
     """Members of a closed organization read, pay and change invoice details; their own account stays theirs."""
-    if request.method not in http.SAFE_METHODS and view_access.permission not in _PERMITTED_WHEN_CLOSED:
+    if request.method not in http.SAFE_METHODS and view_access.permission not in PERMITTED_WHEN_CLOSED:
         raise OrganizationClosed
 
 

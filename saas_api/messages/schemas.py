@@ -11,8 +11,8 @@ from saas_api.messages import content
 from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH, MAX_SUBJECT_LENGTH, Channel, SmsEncoding
 from saas_api.messages.models import MessageStatus
 
-_is_channel = validate.OneOf([channel.value for channel in Channel])
-_is_status = validate.OneOf([status.value for status in MessageStatus])
+_is_channel = validate.OneOf(list(Channel))
+_is_status = validate.OneOf(list(MessageStatus))
 _is_mode = validate.OneOf(list(KeyMode))
 
 

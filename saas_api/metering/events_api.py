@@ -15,6 +15,7 @@ from saas_api.core import idempotency
 from saas_api.core.access import require_service
 from saas_api.core.db import tenancy
 from saas_api.core.errors import BadRequest, UnsupportedMediaType, ValidationFailed
+from saas_api.core.idempotency import IdempotencyKeyInvalid
 from saas_api.core.web import http
 from saas_api.core.web.endpoint import endpoint
 from saas_api.metering import event_format, ingestion, reversals
@@ -71,7 +72,7 @@ def record_events() -> Ingestion:
     tag="events",
     body=ReverseIn(),
     returns=ReversalOut(),
-    errors=(UsageEventNotFound, AmbiguousEvent, AlreadyReversed),
+    errors=(UsageEventNotFound, AmbiguousEvent, AlreadyReversed, IdempotencyKeyInvalid),
 )
 def reverse_event(event_id: str, body: dict[str, Any]) -> Reversal:
     """Take a usage event back, once.

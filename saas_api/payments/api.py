@@ -6,7 +6,7 @@ from flask import Blueprint, g, request
 
 from saas_api.accounts import audit
 from saas_api.core import access
-from saas_api.core.access import public_view, require_permission
+from saas_api.core.access import EmailNotVerified, public_view, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import BadRequest, EncodedBody, NotFound, PayloadTooLarge
@@ -46,6 +46,7 @@ _EVENT_ERRORS = (MissingSignature, InvalidSignature, BadRequest, PayloadTooLarge
     body=InitiatePaymentIn(),
     returns=InitiatedPaymentOut(),
     errors=(
+        EmailNotVerified,
         NotFound,
         AlreadyPaid,
         PaymentAlreadyPending,

@@ -25,7 +25,8 @@ DAY_SECONDS, WEEK_SECONDS = 86_400, 604_800
 
 def event_type_field(**options: Any) -> fields.String:
     """The name of a registered event type."""
-    return fields.String(validate=OneOfRegistered(event_types.names(), error="Not a type of event."), **options)
+    is_registered = OneOfRegistered(event_types.names(), error="Not a type of event.")
+    return fields.String(validate=is_registered, metadata={"x-enum": "EventType"}, **options)
 
 
 def _event_types(**options: Any) -> fields.List:
@@ -202,7 +203,7 @@ class EventOut(StrictSchema):
     id = PrefixedId("evt")
     type = fields.String()
     created_at = Timestamp()
-    payload = fields.Function(lambda event: orjson.loads(event.payload))
+    payload = fields.Function(lambda event: orjson.loads(event.payload), metadata={"type": "object"})
 
 
 EventTypeOut = StrictSchema.from_dict(

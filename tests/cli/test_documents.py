@@ -4,6 +4,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import yaml
 from flask import Flask
 from pydantic import Field, SecretStr, create_model
 
@@ -56,3 +57,11 @@ def test_document_is_exported_and_checked(app: Flask, tmp_path: Path, noun: str)
     stale = runner.invoke(args=[noun, "export", "--check", "--output", output])
     assert stale.exit_code == 3
     assert "is stale" in stale.output
+
+
+def test_openapi_document_is_exported_as_yaml(app: Flask, tmp_path: Path) -> None:
+    output = tmp_path / "openapi.yaml"
+    arguments = ["openapi", "export", "--format", "yaml", "--output", str(output)]
+    assert app.test_cli_runner().invoke(args=arguments).exit_code == 0
+    written = yaml.load(output.read_bytes(), Loader=yaml.CSafeLoader)
+    assert written == app.test_client().get("/api/v1/openapi.json").json

@@ -23,12 +23,12 @@ def test_send_operation_has_body_response_errors_and_security(client: FlaskClien
     document = client.get("/api/v1/openapi.json").json
     operation = document["paths"]["/api/v1/messages/send"]["post"]
     assert operation["security"] == [{"apiKey": []}]
-    shape = operation["responses"]["202"]["content"]["application/json"]["schema"]
+    shape = resolve(document, operation["responses"]["202"]["content"]["application/json"]["schema"])
     assert set(shape["properties"]) == {"success", "data", "message"}
     assert "message_id" in resolve(document, shape["properties"]["data"])["properties"]
     body = resolve(document, operation["requestBody"]["content"]["application/json"]["schema"])
     assert {"to", "message", "type"} <= set(body["properties"])
-    assert {"400", "401", "403", "413", "415", "422", "429", "503"} <= set(operation["responses"])
+    assert {"400", "401", "402", "403", "413", "415", "422", "429", "503"} <= set(operation["responses"])
 
 
 def test_id_in_a_path_is_a_parameter_with_a_404(client: FlaskClient) -> None:

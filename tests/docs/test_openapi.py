@@ -10,7 +10,7 @@ from saas_api.core.access import Access
 from saas_api.core.errors import Conflict, Gone
 from saas_api.core.fields import Email, MoneyAmount, PrefixedId, QueryInteger, StrictSchema, Timestamp
 from saas_api.core.web.endpoint import Operation
-from saas_api.docs import openapi
+from saas_api.docs import examples, openapi
 from saas_api.docs.openapi import ApiRoute
 
 
@@ -24,6 +24,7 @@ class ThingOut(StrictSchema):
     to = Email()
     at = Timestamp()
     amount = MoneyAmount()
+    shade = fields.String()
 
 
 def document_of(access: Access) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def document_of(access: Access) -> dict[str, Any]:
             "make_thing", "things", query=ThingQuery(), returns=ThingOut(), status=201, errors=(Conflict, Gone)
         ),
     )
-    document = openapi.build_openapi([route])
+    document = openapi.build_openapi([route], "https://api.example")
     validate(document)
     return document
 
@@ -73,9 +74,11 @@ def test_query_schema_becomes_parameters_without_empty_defaults() -> None:
 
 
 def test_errors_are_listed_by_status_with_examples() -> None:
-    responses = operation(Access(permission="keys:create"))["responses"]
-    assert set(responses) == {"201", "400", "401", "403", "404", "409", "410", "422", "503"}
-    example = responses["409"]["content"]["application/json"]["examples"]["CONFLICT"]["value"]
+    document = document_of(Access(permission="keys:create"))
+    responses = document["paths"]["/api/v1/things/{thing_id}"]["post"]["responses"]
+    assert set(responses) == {"201", "400", "401", "403", "404", "409", "410", "422", "429", "503"}
+    reference = responses["409"]["content"]["application/json"]["examples"]["CONFLICT"]["$ref"]
+    example = document["components"]["examples"][reference.rpartition("/")[2]]["value"]
     assert example["error"]["code"] == "CONFLICT"
 
 
@@ -89,4 +92,13 @@ def test_custom_fields_are_strings_with_their_format() -> None:
         "to": ("string", "email"),
         "at": ("string", "date-time"),
         "amount": ("string", "decimal"),
+        "shade": ("string", None),
     }
+
+
+def test_shape_of_a_new_service_has_an_example() -> None:
+    """`flask services new` writes shapes of which examples.json knows nothing."""
+    answer = operation(Access())["responses"]["201"]["content"]["application/json"]["example"]
+    assert answer["data"]["to"] == "+2348012345678"
+    assert answer["data"]["id"].startswith("key_")
+    assert answer["data"]["shade"] == examples.ANY_TEXT

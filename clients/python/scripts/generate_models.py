@@ -31,13 +31,6 @@ NAMES = {  # where the name of a schema without `Out` says too little
     "DateRangeOut": "UsagePeriod",
 }
 QUANTITY = [{"type": "integer"}, {"type": "string", "format": "decimal"}]
-ANSWERED_SOMETIMES = {
-    "Verification": {
-        *("key_id", "key_name", "organization_id", "external_id", "mode", "scopes", "plan", "entitlements", "limits"),
-        *("spend", "usage_event_id", "hold_id", "units", "retry_after_seconds", "details"),
-    },
-}
-"""Properties that an answer may lack, by name of the model; all others are always there, or null."""
 
 
 def called_operations() -> set[str]:
@@ -59,8 +52,8 @@ def answers(document: dict[str, Any], operations: set[str]) -> Iterator[dict[str
             found.add(operation["operationId"])
             for status, response in operation["responses"].items():
                 if status.startswith("2") and "application/json" in response.get("content", {}):
-                    properties = response["content"]["application/json"]["schema"]["properties"]
-                    yield properties.get("data", {})
+                    [name] = references(response["content"]["application/json"]["schema"])
+                    yield document["components"]["schemas"][name]["properties"]["data"]
     if missing := operations - found:
         raise LookupError(f"the OpenAPI document has no {', '.join(sorted(missing))}")
 
@@ -94,28 +87,23 @@ def model_name(schema: str) -> str:
 
 
 def simplified(schema: Any) -> Any:
-    """Return a schema whose nullable objects are references, and whose quantities are decimals."""
+    """Return a schema whose quantities are decimals."""
     if isinstance(schema, list):
         return [simplified(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     if schema.get("oneOf") == QUANTITY:
         return {"type": "string", "format": "decimal", "nullable": schema.get("nullable", False)}
-    if schema.get("anyOf", [])[:1] == [{"type": "object", "nullable": True}]:
-        return {"allOf": schema["anyOf"][1:], "nullable": True}
     return {key: simplified(value) for key, value in schema.items()}
 
 
-def model_schema(schema: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a schema as the generator needs it: what an answer always has is required."""
+def model_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema as the generator needs it: what may be null has a default."""
     pattern = re.compile(f'"{REFERENCE}([A-Za-z]+)"')
     text = pattern.sub(lambda match: f'"{REFERENCE}{model_name(match[1])}"', json.dumps(simplified(schema)))
     renamed: dict[str, Any] = json.loads(text)
-    optional = ANSWERED_SOMETIMES.get(name, set())
-    properties = renamed.get("properties", {})
-    renamed["required"] = [
-        key for key, value in properties.items() if not value.get("nullable") and key not in optional
-    ]
+    if "required" in renamed:
+        renamed["required"] = [name for name in renamed["required"] if not renamed["properties"][name].get("nullable")]
     return renamed
 
 
@@ -124,7 +112,7 @@ def pruned_document() -> dict[str, Any]:
     document = json.loads(DOCUMENT.read_text(encoding="utf-8"))
     schemas = document["components"]["schemas"]
     names = reachable(schemas, answers(document, called_operations()))
-    models = {model_name(name): model_schema(schemas[name], model_name(name)) for name in names}
+    models = {model_name(name): model_schema(schemas[name]) for name in names}
     return {
         "openapi": document["openapi"],
         "info": document["info"],

@@ -1,9 +1,6 @@
 import type { components, operations } from "./openapi.js";
 
 type Schemas = components["schemas"];
-/** An answer has all of its properties; those without a value are null. */
-type Complete<Value> = Value extends object ? { [Name in keyof Value]-?: Complete<Value[Name]> } : Value;
-type Answer<Name extends keyof Schemas> = Complete<Schemas[Name]>;
 type Query<Name extends keyof operations> = operations[Name] extends { parameters: { query?: infer Given } }
   ? NonNullable<Given>
   : never;
@@ -24,14 +21,13 @@ export type VerifyIn = Metered<Schemas["VerificationIn"]>;
  * What is known of a customer's key, and whether the call may go on. All but `valid` and `code` is there when the key
  * was found.
  */
-export type Verification = Pick<Answer<"VerificationOut">, "valid" | "code"> &
-  Partial<Omit<Answer<"VerificationOut">, "units">> & { units?: Quantity };
+export type Verification = Schemas["VerificationOut"];
 export type VerifyCode = Verification["code"];
 export type RateLimit = NonNullable<Verification["limits"]>[number];
 
 /** A hold for a key or an organization; `quantity` is the most that it may come to. */
 export type HoldIn = Metered<Schemas["HoldIn"]> & { quantity: Quantity };
-export type Hold = Answer<"HoldOut">;
+export type Hold = Schemas["HoldOut"];
 
 /** What was really used. */
 export type SettleIn = Metered<Schemas["SettleIn"]> & { quantity: Quantity };
@@ -42,24 +38,24 @@ export type UsageEvent = Omit<Schemas["UsageEventIn"], "id" | "time" | "data" | 
   time?: string | Date;
   data?: { quantity?: Quantity; [property: string]: unknown };
 };
-export type RecordedEvents = Answer<"IngestionOut">;
+export type RecordedEvents = Schemas["IngestionOut"];
 export type ReverseIn = Schemas["ReverseIn"];
-export type Reversal = Answer<"ReversalOut">;
-export type NamedOrganization = Answer<"OrganizationEnvelope">;
+export type Reversal = Schemas["ReversalOut"];
+export type NamedOrganization = Schemas["OrganizationEnvelope"];
 
-export type Key = Answer<"KeyOut">;
-export type CreatedKey = Answer<"CreatedKeyOut">;
+export type Key = Schemas["KeyOut"];
+export type CreatedKey = Schemas["CreatedKeyOut"];
 export type KeyIn = Schemas["KeyIn"];
 export type KeyUpdate = Schemas["KeyUpdate"];
-export type RotatedKey = Answer<"RotatedKeyOut">;
-export type KeyList = Answer<"PageOfKeys">;
+export type RotatedKey = Schemas["RotatedKeyOut"];
+export type KeyList = Schemas["PageOfKeys"];
 export type KeyQuery = Query<"list_keys">;
-export type Message = Answer<"MessageOut">;
+export type Message = Schemas["MessageOut"];
 export type MessageIn = Schemas["MessageIn"];
-export type AcceptedMessage = Answer<"AcceptedMessageOut">;
-export type MessageList = Answer<"PageOfMessages">;
+export type AcceptedMessage = Schemas["AcceptedMessageOut"];
+export type MessageList = Schemas["PageOfMessages"];
 export type MessageQuery = Query<"list_messages">;
-export type Usage = Answer<"UsageOut">;
+export type Usage = Schemas["UsageOut"];
 export type UsageQuery = Query<"get_usage">;
-export type Timeseries = Answer<"TimeseriesOut">;
+export type Timeseries = Schemas["TimeseriesOut"];
 export type TimeseriesQuery = Query<"get_usage_timeseries">;

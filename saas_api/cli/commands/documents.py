@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import orjson
+import yaml
 from flask import current_app
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
@@ -120,15 +121,31 @@ def _first_line(command: click.Command) -> str:
 
 
 @openapi.command("export")
-@output_option("docs/openapi.json")
+@click.option(
+    "--format", "form", type=click.Choice(["json", "yaml"]), default="json", show_default=True, help="Of the file."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Where to; docs/openapi.json or .yaml if left out.")
 @check_option
-def export_openapi(output: Path, check: bool) -> None:
-    """Write the document that /api/v1/openapi.json serves.
+def export_openapi(form: str, output: Path | None, check: bool) -> None:
+    """Write the document that /api/v1/openapi.json serves, for the server that APP_URL names.
 
     Example: flask openapi export --check
+    flask openapi export --format yaml --output openapi.yaml
     """
     document = current_app.swag.get_apispecs("openapi")  # type: ignore[attr-defined]  # set by flasgger
-    write_or_check({output: orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n"}, check=check)
+    write_or_check({output or Path(f"docs/openapi.{form}"): render_openapi(document, form)}, check=check)
+
+
+def render_openapi(document: Mapping[str, Any], form: str) -> str:
+    """An OpenAPI document as text.
+
+    form: "json" or "yaml"
+    """
+    text = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n"
+    if form == "json":
+        return text
+    plain = orjson.loads(text)  # without the references of YAML to values that occur twice
+    return str(yaml.dump(plain, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True))
 
 
 @errors.command("export")

@@ -9,59 +9,9 @@ from dataclasses import dataclass
 from datetime import date as date_aliased
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal, Optional
+from typing import Any, Literal, Optional, TypeAlias
 
-
-@dataclass(frozen=True)
-class AcceptedMessage:
-    message_id: str
-    to: str
-    type: str
-    status: str
-    segments: int
-    cost: str
-    currency: str
-    usage_recorded: bool
-    mode: str
-    organization_id: str
-    created_at: datetime
-    encoding: Optional[Literal["GSM-7", "UCS-2"]] = None
-    non_gsm_character: Optional[str] = None
-    """
-    the first character because of which the encoding is UCS-2
-    """
-
-
-@dataclass(frozen=True)
-class CreatedApiKey:
-    id: str
-    name: str
-    masked: str
-    prefix: str
-    last_four: str
-    mode: Literal["live", "test"]
-    scopes: list[str]
-    """
-    With full access, those that there are at this moment.
-    """
-    has_full_access: bool
-    """
-    The key has every scope, also of services that are added later.
-    """
-    allowed_ips: list[str]
-    is_active: bool
-    status: Literal["active", "expired", "revoked"]
-    created_at: datetime
-    is_orphaned: bool
-    """
-    The user who created it has left, is disabled, or may no longer create keys.
-    """
-    key: str
-    rate_limit_per_minute: Optional[int] = None
-    last_used_at: Optional[datetime] = None
-    expires_at: Optional[datetime] = None
-    revoked_at: Optional[datetime] = None
-    created_by: Optional[str] = None
+Channel: TypeAlias = Literal["sms", "email"]
 
 
 @dataclass(frozen=True)
@@ -108,24 +58,7 @@ class EventProblem:
     id: Optional[str] = None
 
 
-@dataclass(frozen=True)
-class Hold:
-    hold_id: str
-    status: Literal["open", "settled", "released", "expired"]
-    mode: str
-    organization_id: str
-    service: str
-    event_id: str
-    meter: str
-    quantity: Decimal
-    dimensions: dict[str, str]
-    created_at: datetime
-    expires_at: datetime
-    key_id: Optional[str] = None
-    endpoint: Optional[str] = None
-    ended_at: Optional[datetime] = None
-    settled_quantity: Optional[Decimal] = None
-    usage_event_id: Optional[str] = None
+HoldStatus: TypeAlias = Literal["open", "settled", "released", "expired"]
 
 
 @dataclass(frozen=True)
@@ -139,35 +72,10 @@ class RecordedEvents:
     errors: list[EventProblem]
 
 
-@dataclass(frozen=True)
-class ApiKey:
-    id: str
-    name: str
-    masked: str
-    prefix: str
-    last_four: str
-    mode: Literal["live", "test"]
-    scopes: list[str]
-    """
-    With full access, those that there are at this moment.
-    """
-    has_full_access: bool
-    """
-    The key has every scope, also of services that are added later.
-    """
-    allowed_ips: list[str]
-    is_active: bool
-    status: Literal["active", "expired", "revoked"]
-    created_at: datetime
-    is_orphaned: bool
-    """
-    The user who created it has left, is disabled, or may no longer create keys.
-    """
-    rate_limit_per_minute: Optional[int] = None
-    last_used_at: Optional[datetime] = None
-    expires_at: Optional[datetime] = None
-    revoked_at: Optional[datetime] = None
-    created_by: Optional[str] = None
+KeyMode: TypeAlias = Literal["live", "test"]
+
+
+KeyStatus: TypeAlias = Literal["active", "expired", "revoked"]
 
 
 @dataclass(frozen=True)
@@ -188,22 +96,7 @@ class Limit:
     reset_at: datetime
 
 
-@dataclass(frozen=True)
-class Message:
-    message_id: str
-    to: str
-    type: Literal["sms", "email"]
-    status: Literal["queued", "sending", "sent", "delivered", "failed", "canceled"]
-    segments: int
-    currency: str
-    mode: Literal["live", "test"]
-    attempts: int
-    created_at: datetime
-    subject: Optional[str] = None
-    cost: Optional[Decimal] = None
-    error_code: Optional[str] = None
-    sent_at: Optional[datetime] = None
-    delivered_at: Optional[datetime] = None
+MessageStatus: TypeAlias = Literal["queued", "sending", "sent", "delivered", "failed", "canceled"]
 
 
 @dataclass(frozen=True)
@@ -217,21 +110,7 @@ class MeterUsage:
     cost: Decimal
 
 
-@dataclass(frozen=True)
-class Organization:
-    id: str
-    name: str
-    slug: str
-    billing_email_verified: bool
-    timezone: str
-    status: Literal["active", "suspended", "closed"]
-    created_at: datetime
-    updated_at: datetime
-    billing_email: Optional[str] = None
-    external_id: Optional[str] = None
-    """
-    How services know the organization
-    """
+OrganizationStatus: TypeAlias = Literal["active", "suspended", "closed"]
 
 
 @dataclass(frozen=True)
@@ -264,7 +143,7 @@ class RotatedApiKey:
     masked: str
     prefix: str
     last_four: str
-    mode: Literal["live", "test"]
+    mode: KeyMode
     scopes: list[str]
     """
     With full access, those that there are at this moment.
@@ -275,7 +154,7 @@ class RotatedApiKey:
     """
     allowed_ips: list[str]
     is_active: bool
-    status: Literal["active", "expired", "revoked"]
+    status: KeyStatus
     created_at: datetime
     is_orphaned: bool
     """
@@ -288,6 +167,9 @@ class RotatedApiKey:
     expires_at: Optional[datetime] = None
     revoked_at: Optional[datetime] = None
     created_by: Optional[str] = None
+
+
+SmsEncoding: TypeAlias = Literal["GSM-7", "UCS-2"]
 
 
 @dataclass(frozen=True)
@@ -370,8 +252,141 @@ class Verification:
 
 
 @dataclass(frozen=True)
-class OrganizationEnvelope:
-    organization: Organization
+class AcceptedMessage:
+    message_id: str
+    to: str
+    type: str
+    status: str
+    segments: int
+    cost: str
+    currency: str
+    usage_recorded: bool
+    mode: str
+    organization_id: str
+    created_at: datetime
+    encoding: Optional[SmsEncoding] = None
+    non_gsm_character: Optional[str] = None
+    """
+    the first character because of which the encoding is UCS-2
+    """
+
+
+@dataclass(frozen=True)
+class CreatedApiKey:
+    id: str
+    name: str
+    masked: str
+    prefix: str
+    last_four: str
+    mode: KeyMode
+    scopes: list[str]
+    """
+    With full access, those that there are at this moment.
+    """
+    has_full_access: bool
+    """
+    The key has every scope, also of services that are added later.
+    """
+    allowed_ips: list[str]
+    is_active: bool
+    status: KeyStatus
+    created_at: datetime
+    is_orphaned: bool
+    """
+    The user who created it has left, is disabled, or may no longer create keys.
+    """
+    key: str
+    rate_limit_per_minute: Optional[int] = None
+    last_used_at: Optional[datetime] = None
+    expires_at: Optional[datetime] = None
+    revoked_at: Optional[datetime] = None
+    created_by: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Hold:
+    hold_id: str
+    status: HoldStatus
+    mode: str
+    organization_id: str
+    service: str
+    event_id: str
+    meter: str
+    quantity: Decimal
+    dimensions: dict[str, str]
+    created_at: datetime
+    expires_at: datetime
+    key_id: Optional[str] = None
+    endpoint: Optional[str] = None
+    ended_at: Optional[datetime] = None
+    settled_quantity: Optional[Decimal] = None
+    usage_event_id: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    id: str
+    name: str
+    masked: str
+    prefix: str
+    last_four: str
+    mode: KeyMode
+    scopes: list[str]
+    """
+    With full access, those that there are at this moment.
+    """
+    has_full_access: bool
+    """
+    The key has every scope, also of services that are added later.
+    """
+    allowed_ips: list[str]
+    is_active: bool
+    status: KeyStatus
+    created_at: datetime
+    is_orphaned: bool
+    """
+    The user who created it has left, is disabled, or may no longer create keys.
+    """
+    rate_limit_per_minute: Optional[int] = None
+    last_used_at: Optional[datetime] = None
+    expires_at: Optional[datetime] = None
+    revoked_at: Optional[datetime] = None
+    created_by: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Message:
+    message_id: str
+    to: str
+    type: Channel
+    status: MessageStatus
+    segments: int
+    currency: str
+    mode: KeyMode
+    attempts: int
+    created_at: datetime
+    subject: Optional[str] = None
+    cost: Optional[Decimal] = None
+    error_code: Optional[str] = None
+    sent_at: Optional[datetime] = None
+    delivered_at: Optional[datetime] = None
+
+
+@dataclass(frozen=True)
+class Organization:
+    id: str
+    name: str
+    slug: str
+    billing_email_verified: bool
+    timezone: str
+    status: OrganizationStatus
+    created_at: datetime
+    updated_at: datetime
+    billing_email: Optional[str] = None
+    external_id: Optional[str] = None
+    """
+    How services know the organization
+    """
 
 
 @dataclass(frozen=True)
@@ -407,3 +422,8 @@ class Usage:
     by_endpoint: list[EndpointUsage]
     by_api_key: list[KeyUsage]
     daily_breakdown: list[DayUsage]
+
+
+@dataclass(frozen=True)
+class OrganizationEnvelope:
+    organization: Organization
