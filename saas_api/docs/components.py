@@ -35,7 +35,7 @@ def describe_values(_converter: Any, field: ma.fields.Field[Any], *, ret: dict[s
 def refine(document: dict[str, Any]) -> None:
     """Name each set of values, close requests, open answers, and write what may be null in one way.
 
-    raises: ValueError when a name stands for two sets of values, or a schema is for requests and answers
+    raises: ValueError when a name stands for two sets of values, or for values and an object
     """
     schemas: dict[str, Any] = document["components"]["schemas"]
     named: dict[str, Any] = {}
@@ -121,19 +121,16 @@ def _reference(name: str, rest: Mapping[str, Any]) -> dict[str, Any]:
 def _open_answers(document: Mapping[str, Any]) -> None:
     """Let answers have more properties some day, and require those that they have.
 
-    A schema that requires some of its fields itself has the others only sometimes.
+    A schema that requires some of its fields itself has the others only sometimes; one that is in bodies too stays.
     """
     operations = list_operations(document)
     answers = _reachable(document, [operation["responses"] for operation in operations])
     requests = _reachable(document, [operation.get("requestBody") for operation in operations])
-    for name in answers:
+    for name in answers - requests:
         schema = document["components"]["schemas"][name]
-        if not schema.get("properties"):
-            continue
-        if name in requests:
-            raise ValueError(f"{name} is a schema of requests and answers")
-        schema.pop("additionalProperties", None)
-        schema.setdefault("required", list(schema["properties"]))
+        if schema.get("properties"):
+            schema.pop("additionalProperties", None)
+            schema.setdefault("required", list(schema["properties"]))
 
 
 def _reachable(document: Mapping[str, Any], roots: list[Any]) -> set[str]:
