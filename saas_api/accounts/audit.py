@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from saas_api.accounts.models import AuditEvent, Membership, Organization
-from saas_api.core import clock, request_context
+from saas_api.core import clock, request_context, time_zones
 from saas_api.core.access import Principal
 from saas_api.core.db import pagination
 from saas_api.core.db.pagination import Page, PageRequest
@@ -85,7 +85,7 @@ def list_events(
         statement = statement.where(AuditEvent.actor_id == str(actor))
     elif actor:
         statement = statement.where(AuditEvent.actor_type == actor)
-    starts_at, ends_at = date_range_bounds(start_date, end_date, clock.get_zone(organization.timezone))
+    starts_at, ends_at = date_range_bounds(start_date, end_date, time_zones.get_zone(organization.timezone))
     if starts_at:
         statement = statement.where(AuditEvent.at >= starts_at)
     if ends_at:

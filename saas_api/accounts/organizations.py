@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit, billing_email, members
 from saas_api.accounts.audit import Actor
 from saas_api.accounts.models import Membership, Organization, OrganizationStatus
-from saas_api.core import clock, ids
+from saas_api.core import clock, ids, time_zones
 from saas_api.core.access import Principal
 from saas_api.core.db import engine, tenancy
 from saas_api.core.db.tenancy import SystemSession
@@ -98,7 +98,7 @@ def create_organization(session: SystemSession, name: str, owner_id: UUID, timez
     """
     now, zone = clock.now(), "UTC"
     with contextlib.suppress(ValueError):
-        zone = clock.get_zone(timezone or zone).key
+        zone = time_zones.get_zone(timezone or zone).key
     organization = Organization(name=name, slug=_generate_slug(name), timezone=zone, created_at=now, updated_at=now)
     session.add(organization)
     session.flush()  # the membership refers to it

@@ -8,7 +8,7 @@ from marshmallow import fields, validate
 
 from saas_api.accounts import passwords
 from saas_api.accounts.models import OrganizationStatus
-from saas_api.core import clock, ids
+from saas_api.core import ids, time_zones
 from saas_api.core.fields import DisplayName, Email, PageQuery, PrefixedId, StrictSchema, Text, Timestamp
 from saas_api.core.roles import ASSIGNABLE_ROLES, MemberRole
 
@@ -51,7 +51,7 @@ class TimeZoneField(fields.String):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         name = super()._deserialize(value, attr, data, **options)
         try:
-            return clock.get_zone(name).key
+            return time_zones.get_zone(name).key
         except ValueError as cause:
             raise ma.ValidationError("Not an IANA time zone such as Africa/Lagos.") from cause
 

@@ -41,6 +41,7 @@ from saas_api.admin.services import CreateServiceForm, OpenApiForm, RotateTokenF
 from saas_api.admin.users import DisableUserForm
 from saas_api.billing import invoice_lifecycle
 from saas_api.billing import invoices as billing_invoices
+from saas_api.core import formatting
 from saas_api.core.web import templating
 from saas_api.payments import reconciliation, refunds
 from saas_api.services import services as service_changes
@@ -101,7 +102,7 @@ _ORGANIZATION_ACTIONS = (
         "Choose a plan, see what the change does to the running period's bill, then confirm. You may choose plans that "
         "are not on offer.",
         "Change the plan",
-        lambda _, change: f"On {change.version.name} from {templating.format_date(change.effective_at)} on (UTC).",
+        lambda _, change: f"On {change.version.name} from {formatting.format_date(change.effective_at)} on (UTC).",
         organization_actions.change_plan,
         OperatorChangePlanForm,
         is_idempotent=True,
@@ -135,7 +136,7 @@ _ORGANIZATION_ACTIONS = (
         "Promotional money for its wallet. Open invoices use it up at once, then the next ones; it is never paid "
         "out. What is left of it can be revoked.",
         "Add credit",
-        lambda _, grant: f"{templating.format_money(grant.amount_minor, grant.currency)} added. Invoices use it up.",
+        lambda _, grant: f"{formatting.format_money(grant.amount_minor, grant.currency)} added. Invoices use it up.",
         organization_actions.grant_credit,
         GrantCreditForm,
         is_idempotent=True,
@@ -148,7 +149,7 @@ _ORGANIZATION_ACTIONS = (
         "Without a bank reference, what was paid above an amount due goes back through the provider it was paid by. "
         "With one, you have paid it back by hand. Promotional credit is never paid out.",
         "Pay out",
-        lambda _, payout: f"{templating.format_money(payout.amount_minor, payout.currency)} are out of the wallet.",
+        lambda _, payout: f"{formatting.format_money(payout.amount_minor, payout.currency)} are out of the wallet.",
         organization_actions.pay_out,
         PayoutForm,
         "danger",
@@ -269,7 +270,7 @@ _INVOICE_ACTIONS = (
         lambda detail: f"Credit note on {detail.invoice.number or 'a draft'}",
         lambda detail: (
             "It lowers what is due first. The rest goes into the organization's wallet, or back to where it was paid "
-            f"from. Up to {templating.format_money(detail.creditable_minor, detail.invoice.currency)} can be credited."
+            f"from. Up to {formatting.format_money(detail.creditable_minor, detail.invoice.currency)} can be credited."
         ),
         "Write the credit note",
         lambda _, view: f"Credit note {view.note.number} is written.",

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from flask import Blueprint, Response
 
 from saas_api.admin import context
-from saas_api.core import clock, money
+from saas_api.core import clock, formatting, money
 from saas_api.core.access import require_operator
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.web import charts, pages, templating
+from saas_api.core.web import charts, pages
 from saas_api.core.web.charts import Chart, ChartPoint
 
 bp = Blueprint("home", __name__)
@@ -125,7 +125,7 @@ def index() -> Response:
 def _usage_chart(overview: Overview) -> Chart:
     meters = sorted(overview.usage, key=lambda name: -sum(overview.usage[name].values()))[:MAX_METERS] or ["requests"]
     points: list[ChartPoint] = [
-        (templating.format_day(day), *(overview.usage.get(name, {}).get(day, 0) for name in meters))
+        (formatting.format_day(day), *(overview.usage.get(name, {}).get(day, 0) for name in meters))
         for day in overview.days
     ]
     return charts.bar_chart("usage", "Accepted requests per day, all organizations (UTC)", points, series=meters)
@@ -135,11 +135,11 @@ def _revenue_chart(overview: Overview, currency: str) -> Chart:
     by_day = overview.revenue[currency]
     places = money.currency_exponent(currency)
     points = [
-        (templating.format_day(day), Decimal(max(0, by_day.get(day, 0))).scaleb(-places)) for day in overview.days
+        (formatting.format_day(day), Decimal(max(0, by_day.get(day, 0))).scaleb(-places)) for day in overview.days
     ]
 
     def format_amount(value: Decimal) -> str:
-        return templating.format_money(int(value.scaleb(places)), currency)
+        return formatting.format_money(int(value.scaleb(places)), currency)
 
     title = f"Invoiced per day, less credit notes ({currency}, UTC)"
     return charts.bar_chart(f"revenue-{currency.lower()}", title, points, series=[currency], fmt=format_amount)

@@ -15,13 +15,13 @@ from saas_api.accounts.audit import OperatorContext
 from saas_api.admin import context
 from saas_api.admin.action_types import Action
 from saas_api.admin.context import Preview, ReasonForm
-from saas_api.core import clock, document_reader
+from saas_api.core import clock, document_reader, formatting
 from saas_api.core.access import require_operator
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.document_reader import InvalidDocument
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import Text
-from saas_api.core.web import charts, pages, templating
+from saas_api.core.web import charts, pages
 from saas_api.core.web.charts import Chart
 from saas_api.usage import meter_file, meters
 from saas_api.usage.meter_file import Aggregation, MeterContent
@@ -204,7 +204,7 @@ def show(meter_code: str) -> Response:
 
 
 def _chart(detail: MeterDetail) -> Chart:
-    points: list[charts.ChartPoint] = [(templating.format_day(row.day), row.events) for row in detail.days]
+    points: list[charts.ChartPoint] = [(formatting.format_day(row.day), row.events) for row in detail.days]
     title = "Events per day, all organizations (UTC)"
     return charts.bar_chart("events", title, points, series=["events"])
 

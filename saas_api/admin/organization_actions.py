@@ -40,7 +40,7 @@ from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD
 from saas_api.billing.service_terms import LimitOverrides
 from saas_api.billing.subscriptions import PlanChange
 from saas_api.billing.wallet import GrantSource
-from saas_api.core import clock, ids, money
+from saas_api.core import clock, formatting, ids, money, time_zones
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ApiError, NotFound, ValidationFailed
@@ -303,7 +303,7 @@ def grant_credit(operator: OperatorContext, organization_id: UUID, amount: Decim
     source = GrantSource(f"operator:{values['key'] or ids.new_id()}", GrantKind(values["kind"]))
     with context.write_session() as session:
         minor, _ = _to_minor(session, organization_id, amount)
-        zone = clock.get_zone(organizations.get_organization(session, organization_id).timezone)
+        zone = time_zones.get_zone(organizations.get_organization(session, organization_id).timezone)
         expires_at = _end_of_day(values["expires_on"], zone)
         grant_id = settlement.grant_credit(session, organization_id, source, minor, operator, expires_at=expires_at)
         return session.get_one(CreditGrant, (organization_id, grant_id))
@@ -331,7 +331,7 @@ def bill_now(operator: OperatorContext, organization_id: UUID, *, is_dry: bool) 
     drafts = period_close.preview_now(organization_id, is_repeat_ignored=True)
     if is_dry:
         return CloseResult(invoices=drafts, is_dry=True)
-    totals = [f"{money.format_minor(draft.invoice.total_minor, draft.currency)} {draft.currency}" for draft in drafts]
+    totals = [formatting.format_money(draft.invoice.total_minor, draft.currency) for draft in drafts]
     with context.write_session() as session:
         target, data = ("organization", organization_id), {"reason": operator.reason, "invoices": totals}
         audit.record_event(session, organization_id, operator.actor, "billing.billed_now", target, data)
@@ -341,7 +341,7 @@ def bill_now(operator: OperatorContext, organization_id: UUID, *, is_dry: bool) 
 def describe_close(result: CloseResult) -> str:
     """The notice after `bill_now`."""
     invoices = [
-        f"{item.invoice.number or 'a draft'}, {templating.format_money(item.invoice.total_minor, item.currency)}"
+        f"{item.invoice.number or 'a draft'}, {formatting.format_money(item.invoice.total_minor, item.currency)}"
         for item in result.invoices
     ]
     return f"{templating.pluralize(result.closed, 'period')} closed. Written: {'; '.join(invoices) or 'nothing'}."
@@ -418,7 +418,7 @@ def _submitted_quotas(session: SystemSession) -> dict[str, Decimal]:
 
 
 def _next_end(session: Session, organization_id: UUID, running: BillingPeriod | None) -> datetime:
-    zone = clock.get_zone(organizations.get_organization(session, organization_id).timezone)
+    zone = time_zones.get_zone(organizations.get_organization(session, organization_id).timezone)
     anchor_day = select(Subscription.anchor_day).where(Subscription.organization_id == organization_id)
     start = max(clock.now(), running.starts_at) if running else clock.now()
     return period_grid.next_period_end(start, session.scalars(anchor_day).one(), zone, MIN_FIRST_PERIOD)

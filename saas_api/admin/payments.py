@@ -16,7 +16,7 @@ from saas_api.admin import context, lists
 from saas_api.admin.context import ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.billing.models import Invoice
-from saas_api.core import ids, money
+from saas_api.core import formatting, ids
 from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
 from saas_api.core.db.tenancy import SystemSession
@@ -82,7 +82,7 @@ class PaymentDetail:
             return "no amount"
         if self.reported_currency not in CURRENCY_EXPONENTS:
             return f"{self.reported_minor} {self.reported_currency} in minor units"
-        return f"{money.format_minor(self.reported_minor, self.reported_currency)} {self.reported_currency}"
+        return formatting.format_money(self.reported_minor, self.reported_currency)
 
     @property
     def difference_text(self) -> str:
@@ -91,7 +91,7 @@ class PaymentDetail:
         if minor is None:
             return "another currency" if self.reported_currency else "not known"
         direction = "more" if minor > 0 else "less"
-        return f"{money.format_minor(abs(minor), currency)} {currency} {direction}" if minor else "none"
+        return f"{formatting.format_money(abs(minor), currency)} {direction}" if minor else "none"
 
 
 _payment = attrgetter("payment")

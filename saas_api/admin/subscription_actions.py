@@ -18,10 +18,10 @@ from saas_api.billing import billing_terms, organization_closing, settlement
 from saas_api.billing.billing_terms import MAX_NET_TERMS_DAYS, BillingTerms
 from saas_api.billing.models import CreditGrant
 from saas_api.billing.organization_closing import ClosedOrganization
+from saas_api.core import formatting
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
 from saas_api.core.fields import QueryInteger
-from saas_api.core.web import templating
 
 _YES_NO: Mapping[str, bool] = {"yes": True, "no": False}
 
@@ -70,7 +70,7 @@ def close(operator: OperatorContext, organization_id: UUID) -> ClosedOrganizatio
 def describe_closing(closed: ClosedOrganization) -> str:
     """The notice after `close`."""
     invoices = [
-        f"{item.invoice.number or 'a draft'}, {templating.format_money(item.invoice.total_minor, item.currency)}"
+        f"{item.invoice.number or 'a draft'}, {formatting.format_money(item.invoice.total_minor, item.currency)}"
         for item in closed.invoices
     ]
     return f"{closed.organization.name} is closed. Written: {'; '.join(invoices) or 'nothing'}."
@@ -158,7 +158,7 @@ ACTIONS: tuple[Action, ...] = (
         lambda detail: f"Revoke a credit of {detail.organization_name}",
         "What is left of the credit is taken out of the wallet. What invoices have used stays used.",
         "Revoke the credit",
-        lambda _, view: f"{templating.format_money(-view.entries[-1].delta_minor, view.currency)} revoked.",
+        lambda _, view: f"{formatting.format_money(-view.entries[-1].delta_minor, view.currency)} revoked.",
         context.in_write_session(settlement.revoke_grant),
         button_style="danger",
     ),

@@ -20,7 +20,7 @@ from saas_api.billing.period_spend import PeriodSpend
 from saas_api.billing.rating import thresholds
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.rating.thresholds import AlertRuleInput, AlertSubject
-from saas_api.core import clock, ids, money
+from saas_api.core import clock, formatting, ids, money, time_zones
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
@@ -266,22 +266,22 @@ def _enqueue_mails(session: SystemSession, context: _AlertContext, rule: AlertRu
 
 def _email_context(context: _AlertContext, rule: AlertRule) -> dict[str, str]:
     currency, quantity = context.profile.currency, _watched(context, rule)[0]
-    is_money = rule.meter_code is None
-    used = money.format_unit_price(quantity)
-    if is_money:
-        used = money.format_exact_amount(context.spent.total_major, currency)
+    used = (
+        formatting.format_cost(context.spent.total_major, currency)
+        if rule.meter_code is None
+        else formatting.format_number(quantity)
+    )
     match rule.subject:
         case AlertSubject.SPEND_PERCENT_OF_CAP:
-            what, limit = "spend cap", money.format_minor(context.profile.spend_cap_minor or 0, currency)
+            what, limit = "spend cap", formatting.format_money(context.profile.spend_cap_minor or 0, currency)
         case AlertSubject.PERCENT_OF_INCLUDED:
-            what, limit = f"included {rule.meter_code}", money.format_unit_price(_included(context, rule))
+            what, limit = f"included {rule.meter_code}", formatting.format_number(_included(context, rule))
         case AlertSubject.SPEND:
-            what, limit = "spend alert", money.format_exact_amount(rule.threshold, currency)
+            what, limit = "spend alert", formatting.format_cost(rule.threshold, currency)
         case _:
-            what, limit = f"{rule.meter_code} alert", money.format_unit_price(rule.threshold)
-    percent = money.format_unit_price(rule.threshold) if "percent" in rule.subject else "100"
-    suffix = f" {currency}" if is_money else ""
-    return {"what": what, "percent": percent, "used": used + suffix, "limit": limit + suffix}
+            what, limit = f"{rule.meter_code} alert", formatting.format_number(rule.threshold)
+    share = rule.threshold / 100 if "percent" in rule.subject else Decimal(1)
+    return {"what": what, "percent": formatting.format_percent(share), "used": used, "limit": limit}
 
 
 def _event_resource(context: _AlertContext, rule: AlertRule) -> dict[str, Any]:
@@ -304,7 +304,7 @@ def _included(context: _AlertContext, rule: AlertRule) -> Decimal:
 
 
 def _last_day(context: _AlertContext) -> date:
-    return context.period.ends_at.astimezone(clock.get_zone(context.period.timezone)).date()
+    return context.period.ends_at.astimezone(time_zones.get_zone(context.period.timezone)).date()
 
 
 def _publish_cap_reached(session: SystemSession, context: _AlertContext) -> None:

@@ -12,7 +12,7 @@ from saas_api.billing.models import BillingPeriod, Invoice, InvoiceStatus
 from saas_api.billing.plan_schemas import SubscriptionEventOut, SubscriptionUpdatedEventOut
 from saas_api.billing.schemas import InvoiceEventOut
 from saas_api.billing.usage_schemas import AlertEventOut, SpendCapOut
-from saas_api.core import clock, ids, money
+from saas_api.core import clock, formatting, ids
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.roles import BILLING_ROLES
 from saas_api.mail import mails
@@ -154,8 +154,7 @@ def _mail_context(invoice: Invoice, organization: Organization, due_day: str, na
         "name": name,
         "organization": organization.name,
         "number": invoice.number,
-        "amount": money.format_minor(invoice.amount_due_minor, invoice.currency),
-        "currency": invoice.currency,
+        "amount": formatting.format_money(invoice.amount_due_minor, invoice.currency),
         "due": due_day,
         "invoice_id": ids.format_id("inv", invoice.id),
     }

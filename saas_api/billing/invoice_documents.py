@@ -1,7 +1,6 @@
 """The texts of an invoice, for PDF and print."""
 
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +13,7 @@ from saas_api.billing.rating import explanation
 from saas_api.billing.rating.bill import LineKind
 from saas_api.billing.rating.explanation import ExplainedCharge, LineBreakdown
 from saas_api.billing.rating.invoice_layout import DocumentLine, DocumentParty, DocumentTotal, InvoiceDocument
-from saas_api.core import clock, money
+from saas_api.core import formatting
 from saas_api.usage import meter_file
 
 _STATUS_LABELS = {
@@ -59,22 +58,16 @@ def build_document(detail: InvoiceWithLines) -> InvoiceDocument:
     )
 
 
-def format_amount(amount_minor: int, currency: str) -> str:
-    """Format an amount with thousands separators."""
-    return f"{Decimal(amount_minor).scaleb(-money.currency_exponent(currency)):,f}"
-
-
 def _facts(detail: InvoiceWithLines, zone: str) -> Iterator[tuple[str, str]]:
     invoice, period = detail.invoice, detail.period
     if invoice.finalized_at:
-        yield "Issued", clock.format_date(invoice.finalized_at, zone)
+        yield "Issued", formatting.format_date(invoice.finalized_at, zone)
     if invoice.due_at:
         yield "Due", detail.due_day
     if invoice.paid_at:
-        yield "Paid", clock.format_date(invoice.paid_at, zone)
+        yield "Paid", formatting.format_date(invoice.paid_at, zone)
     if period:
-        yield "Period from", clock.format_time(period.starts_at, zone)
-        yield "to, not included", clock.format_time(period.ends_at, zone)
+        yield "Period", formatting.format_period(period.starts_at, period.ends_at, zone)
         yield "Time zone", zone
     yield "Currency", invoice.currency
 
@@ -96,28 +89,27 @@ def _line(line: InvoiceLine, currency: str, zone: str) -> DocumentLine:
         unit = f" {line.unit if line.quantity == 1 else meter_file.plural_unit(line.unit)}"
     details = list(_details(explained, currency))
     if line.kind in _LINES_WITH_SERVICE_PERIOD and line.service_starts_at and line.service_ends_at:
-        starts_at, ends_at = (clock.format_time(at, zone) for at in (line.service_starts_at, line.service_ends_at))
-        details.insert(0, f"{starts_at} to {ends_at}")
+        details.insert(0, formatting.format_period(line.service_starts_at, line.service_ends_at, zone))
     return DocumentLine(
         line.description,
         details,
-        f"{explanation.format_quantity(line.quantity)}{unit}",
+        f"{formatting.format_number(line.quantity)}{unit}",
         _unit_price(explained, currency),
-        format_amount(line.amount_minor, currency),
+        formatting.format_money(line.amount_minor, currency),
     )
 
 
 def _details(explained: LineBreakdown, currency: str) -> Iterator[str]:
     rated, before, proration = explained.rated, explained.before, explained.proration
     if proration and proration.is_partial:
-        price = format_amount(proration.full_minor, currency)
+        price = formatting.format_money(proration.full_minor, currency)
         used, whole = explanation.format_duration(proration.used), explanation.format_duration(proration.whole)
         yield f"{used} of {whole} at {price}"
     elif rated and before:
         yield f"{_charge(rated, currency)} in all, less {_charge(before, currency)} invoiced before"
     elif rated:
         if rated.included:
-            included, charged = explanation.format_quantity(rated.included), explanation.format_quantity(rated.billable)
+            included, charged = formatting.format_number(rated.included), formatting.format_number(rated.billable)
             yield f"{included} included, {charged} charged"
         yield from (
             explanation.format_part(part, currency)
@@ -125,35 +117,39 @@ def _details(explained: LineBreakdown, currency: str) -> Iterator[str]:
             if len(rated.parts) > 1 or part.flat or rated.included
         )
         if rated.cap is not None and rated.exact > rated.cap:
-            yield f"At most {explanation.format_quantity(rated.cap)} a period"
+            yield f"At most {formatting.format_unit_price(rated.cap, currency)} per period"
 
 
 def _charge(rated: ExplainedCharge, currency: str) -> str:
-    return f"{format_amount(rated.rounded_minor, currency)} for {explanation.format_quantity(rated.quantity)}"
+    return f"{formatting.format_money(rated.rounded_minor, currency)} for {formatting.format_number(rated.quantity)}"
 
 
 def _unit_price(explained: LineBreakdown, currency: str) -> str:
     if explained.proration:
-        return format_amount(explained.proration.full_minor, currency)
+        return formatting.format_money(explained.proration.full_minor, currency)
     parts = explained.rated.parts if explained.rated and not explained.before else ()
-    return money.format_unit_price(parts[0].unit_price) if len(parts) == 1 else ("in tiers" if parts else "")
+    return (
+        formatting.format_unit_price(parts[0].unit_price, currency)
+        if len(parts) == 1
+        else ("in tiers" if parts else "")
+    )
 
 
 def _sums(invoice: Invoice) -> Iterator[DocumentTotal]:
     currency = invoice.currency
-    yield DocumentTotal("Subtotal", format_amount(invoice.subtotal_minor, currency))
+    yield DocumentTotal("Subtotal", formatting.format_money(invoice.subtotal_minor, currency))
     if invoice.discount_minor:
-        yield DocumentTotal("Discount", format_amount(-invoice.discount_minor, currency))
+        yield DocumentTotal("Discount", formatting.format_money(-invoice.discount_minor, currency))
     if invoice.tax_minor:
-        yield DocumentTotal("Tax", format_amount(invoice.tax_minor, currency))
-    yield DocumentTotal("Total", format_amount(invoice.total_minor, currency), is_strong=True)
+        yield DocumentTotal("Tax", formatting.format_money(invoice.tax_minor, currency))
+    yield DocumentTotal("Total", formatting.format_money(invoice.total_minor, currency), is_strong=True)
     reductions = (
         ("Wallet credit", invoice.credits_applied_minor),
         ("Credit notes", invoice.reduced_minor),
         ("Paid", invoice.paid_minor),
     )
-    yield from (DocumentTotal(label, format_amount(-minor, currency)) for label, minor in reductions if minor)
-    yield DocumentTotal("Amount due", format_amount(invoice.amount_due_minor, currency), is_strong=True)
+    yield from (DocumentTotal(label, formatting.format_money(-minor, currency)) for label, minor in reductions if minor)
+    yield DocumentTotal("Amount due", formatting.format_money(invoice.amount_due_minor, currency), is_strong=True)
 
 
 def _credit_note_row(note: CreditNote, zone: str) -> str:
@@ -162,5 +158,5 @@ def _credit_note_row(note: CreditNote, zone: str) -> str:
         ("to the wallet", note.to_wallet_minor),
         ("refunded", note.to_refund_minor),
     )
-    allocation = ", ".join(f"{format_amount(minor, note.currency)} {name}" for name, minor in parts if minor)
-    return f"Credit note {note.number} of {clock.format_date(note.issued_at, zone)}: {allocation}. {note.reason}"
+    allocation = ", ".join(f"{formatting.format_money(minor, note.currency)} {name}" for name, minor in parts if minor)
+    return f"Credit note {note.number} of {formatting.format_date(note.issued_at, zone)}: {allocation}. {note.reason}"

@@ -19,7 +19,7 @@ from saas_api.billing.models import BillingPeriod, BillingProfile, CreditNote, I
 from saas_api.billing.rating import explanation
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.rating.explanation import LineBreakdown
-from saas_api.core import clock, ids, money
+from saas_api.core import clock, formatting, ids, money
 from saas_api.core.db import engine, pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
@@ -70,7 +70,7 @@ class InvoiceWithPeriod:
     @property
     def due_day(self) -> str:
         """The due date for people; empty for a draft."""
-        return clock.format_date(self.invoice.due_at, self.timezone) if self.invoice.due_at else ""
+        return formatting.format_date(self.invoice.due_at, self.timezone) if self.invoice.due_at else ""
 
 
 @dataclass(frozen=True)

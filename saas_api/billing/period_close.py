@@ -15,7 +15,7 @@ from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingPeriod, Invoice, InvoiceStatus, PeriodStatus, Subscription
 from saas_api.billing.rating import bill, period_grid
 from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD
-from saas_api.core import clock, ids
+from saas_api.core import clock, ids, time_zones
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.faults import fault_point
@@ -253,7 +253,7 @@ ON CONFLICT (organization_id, seq) DO NOTHING""")
 
 def _end_current_period(session: SystemSession, organization_id: UUID, at: datetime) -> int:
     organization = organizations.get_organization(session, organization_id)
-    zone = clock.get_zone(organization.timezone)
+    zone = time_zones.get_zone(organization.timezone)
     anchor_day = session.scalars(
         select(Subscription.anchor_day).where(Subscription.organization_id == organization_id)
     ).one()

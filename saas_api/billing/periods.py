@@ -23,7 +23,7 @@ from saas_api.billing.plans import DEFAULT_PLAN
 from saas_api.billing.rating import period_grid
 from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD, MIN_PERIOD
 from saas_api.billing.rating.thresholds import AlertSubject
-from saas_api.core import clock, ids, money
+from saas_api.core import ids, money, time_zones
 from saas_api.core.db import tenancy
 from saas_api.core.db.prepared import Statement
 from saas_api.core.db.tenancy import SystemSession
@@ -323,7 +323,10 @@ def realign_last_period(session: SystemSession, organization_id: UUID, at: datet
 
 def _set_end(session: SystemSession, last: BillingPeriod, min_length: timedelta) -> None:
     organization = organizations.get_organization(session, last.organization_id)
-    zone, anchor_day = clock.get_zone(organization.timezone), _subscription(session, last.organization_id).anchor_day
+    zone, anchor_day = (
+        time_zones.get_zone(organization.timezone),
+        _subscription(session, last.organization_id).anchor_day,
+    )
     last.ends_at = period_grid.next_period_end(last.starts_at, anchor_day, zone, min_length)
     last.nominal_seconds = period_grid.nominal_seconds(last.starts_at, last.ends_at, anchor_day, zone)
     last.timezone = organization.timezone
@@ -357,7 +360,7 @@ def _period_values(
     place: _Place, starts_at: datetime, anchor_day: int, timezone: str, min_length: timedelta
 ) -> dict[str, Any]:
     """A period that starts at an instant, by attribute of `BillingPeriod`."""
-    zone = clock.get_zone(timezone)
+    zone = time_zones.get_zone(timezone)
     ends_at = period_grid.next_period_end(starts_at, anchor_day, zone, min_length)
     return {
         **place._asdict(),

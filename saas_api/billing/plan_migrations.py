@@ -23,7 +23,7 @@ from saas_api.billing.subscriptions import (
     SpendCapConflict,
     VersionNotInForce,
 )
-from saas_api.core import clock, money
+from saas_api.core import clock, formatting, money
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
@@ -187,8 +187,8 @@ def _describe_changes(source: RatedPlanVersion, target: RatedPlanVersion) -> lis
         "Minimum": (source.min_spend_minor, target.min_spend_minor),
     }
     lines = [
-        f"{label}: {money.format_minor(before, source.currency)} {source.currency} a month before, "
-        f"{money.format_minor(after, target.currency)} {target.currency} from then on"
+        f"{label}: {formatting.format_money(before, source.currency)} a month before, "
+        f"{formatting.format_money(after, target.currency)} from then on"
         for label, (before, after) in amounts.items()
         if before != after
     ]

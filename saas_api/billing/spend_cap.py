@@ -20,7 +20,7 @@ from saas_api.billing.rating.bill import PriceKey, RatedPlanVersion
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.billing.service_terms import ServiceTerms
-from saas_api.core import access, clock, money
+from saas_api.core import access, clock, formatting, money
 from saas_api.core.access import Principal
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
@@ -266,7 +266,7 @@ def _describe_cap(amount_minor: int | None, action: str, currency: str) -> str:
     if amount_minor is None:
         return "no cap"
     consequence = "then calls are refused" if action == "block" else "then only an alert"
-    return f"{money.format_minor(amount_minor, currency)} {currency} a period, {consequence}"
+    return f"{formatting.format_money(amount_minor, currency)} a period, {consequence}"
 
 
 def reconcile_counters(session: SystemSession, organization_id: UUID, period_id: UUID, spent: PeriodSpend) -> None:
@@ -335,7 +335,7 @@ def _check_plan_amounts(amount_minor: int, version: RatedPlanVersion) -> None:
     named = (("base amount", version.base_amount_minor), ("minimum", version.min_spend_minor))
     for name, minor in named:
         if amount_minor < minor:
-            least = f"{money.format_minor(minor, version.currency)} {version.currency}"
+            least = formatting.format_money(minor, version.currency)
             raise ValidationFailed.at_field("amount", f"Must not be below {least}, the {name} of {version.name}.")
 
 

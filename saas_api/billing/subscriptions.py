@@ -18,7 +18,7 @@ from saas_api.billing.plans import DEFAULT_PLAN
 from saas_api.billing.rating import bill, plan_changes
 from saas_api.billing.rating.bill import Bill, LineKind, RatedPlanVersion
 from saas_api.billing.rating.plan_changes import LineDifference, PlanSegment
-from saas_api.core import clock, ids, money
+from saas_api.core import clock, formatting, ids
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, PaymentRequired, ServiceUnavailable, ValidationFailed
 from saas_api.core.settings import setting
@@ -105,11 +105,10 @@ class SpendCapConflict:
     @property
     def message(self) -> str:
         """The conflict as a sentence."""
-        amount, needed = (money.format_minor(minor, self.currency) for minor in (self.amount_minor, self.needed_minor))
-        return (
-            f"Calls would be refused: the spend cap is {amount} {self.currency}, and the plan costs {needed} "
-            f"{self.currency} without a further call."
+        amount, needed = (
+            formatting.format_money(minor, self.currency) for minor in (self.amount_minor, self.needed_minor)
         )
+        return f"Calls would be refused: the spend cap is {amount}, and the plan costs {needed} without a further call."
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from saas_api.billing.usage_schemas import (
     UsageOut,
     UsageQuery,
 )
-from saas_api.core import clock, ids, money
+from saas_api.core import clock, ids, money, time_zones
 from saas_api.core.access import FreshLoginRequired, require_permission
 from saas_api.core.db import engine
 from saas_api.core.errors import ValidationFailed
@@ -151,7 +151,7 @@ def _usage_csv(organization_id: UUID, days: DateRange, mode: str, meter: str | N
 
 
 def _parse_days(organization_id: UUID, query: Mapping[str, Any]) -> DateRange:
-    zone = clock.get_zone(organizations.get_organization(engine.session(), organization_id).timezone)
+    zone = time_zones.get_zone(organizations.get_organization(engine.session(), organization_id).timezone)
     today = clock.now().astimezone(zone).date()
     try:
         return ranges.parse_date_range(query["start_date"], query["end_date"], today, zone)

@@ -1,10 +1,8 @@
-"""The clock of business rules, time zones and the API's format of instants."""
+"""The clock of business rules and the API's format of instants."""
 
-import zoneinfo
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-# Hosts with different zone data would close a month at different instants: only the pinned package tzdata is read.
-zoneinfo.reset_tzpath(to=[])
+from saas_api.core import time_zones
 
 MAX_DAYS_AHEAD = 400
 _EARLIEST_ASSUMED = datetime(2000, 1, 1, tzinfo=UTC)
@@ -38,32 +36,6 @@ def check_assumed_now(instant: datetime) -> None:
         raise ValueError(f"Must lie between {format_rfc3339(_EARLIEST_ASSUMED)} and {format_rfc3339(latest)}.")
 
 
-def get_zone(name: str) -> zoneinfo.ZoneInfo:
-    """The IANA zone of that name.
-
-    raises: ValueError for an unknown zone
-    """
-    try:
-        return zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as cause:
-        raise ValueError(f"unknown time zone {name!r}") from cause
-
-
 def format_rfc3339(instant: datetime, zone: str = "UTC") -> str:
     """An instant with milliseconds: in UTC with `Z`, as the API writes it, or in a time zone with its offset."""
-    return instant.astimezone(get_zone(zone)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def format_date(moment: date, zone: str, *, is_short: bool = False) -> str:
-    """A day for people, such as "5 March 2026".
-
-    moment: a day, or an instant (`datetime`), of which the day in the zone counts
-    is_short: abbreviates the month, as tables of pages do
-    """
-    day = moment.astimezone(get_zone(zone)) if isinstance(moment, datetime) else moment
-    return f"{day.day} {day:%b %Y}" if is_short else f"{day.day} {day:%B %Y}"
-
-
-def format_time(instant: datetime, zone: str, *, is_short: bool = False) -> str:
-    """An instant for people, to the minute, such as "5 March 2026, 14:00"; otherwise as `format_date`."""
-    return f"{format_date(instant, zone, is_short=is_short)}, {instant.astimezone(get_zone(zone)):%H:%M}"
+    return instant.astimezone(time_zones.get_zone(zone)).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -17,7 +17,7 @@ from saas_api.api_keys.models import KeyView
 from saas_api.api_keys.schemas import KeyOut
 from saas_api.billing import periods, usage_costs
 from saas_api.billing.usage_costs import CallTotals, UsageReport
-from saas_api.core import clock, money
+from saas_api.core import clock, money, time_zones
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
@@ -217,7 +217,9 @@ def _report(days: DateRange, mode: str = "live", *, is_billed: bool = False) -> 
 
 
 def _last_days(count: int) -> DateRange:
-    zone = clock.get_zone(organizations.get_organization(engine.session(), context.current_organization_id()).timezone)
+    zone = time_zones.get_zone(
+        organizations.get_organization(engine.session(), context.current_organization_id()).timezone
+    )
     today = clock.now().astimezone(zone).date()
     return DateRange(today - timedelta(days=count - 1), today, zone)
 

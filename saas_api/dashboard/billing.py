@@ -11,9 +11,8 @@ from saas_api.billing import invoices
 from saas_api.billing import wallet as billing_wallet
 from saas_api.billing.invoices import InvoiceListItem
 from saas_api.billing.models import CreditEntryReason, GrantKind, InvoiceStatus
-from saas_api.billing.rating import explanation
 from saas_api.billing.schemas import BillingPeriodOut, InvoiceListItemOut, InvoicesQuery
-from saas_api.core import clock
+from saas_api.core import clock, time_zones
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
@@ -74,7 +73,6 @@ def index() -> Response:
         "running": running,
         "period": running.account.period,
         "now": clock.now(),
-        "amount": explanation.format_quantity,
     }
     if not pages.is_htmx_fragment():
         page_context |= _money(query, running) | {
@@ -135,7 +133,7 @@ def _table(query: Mapping[str, Any]) -> Response:
     )
     if page.next_cursor:
         raise ValidationFailed.at_field("year", f"More than {MAX_EXPORT_ROWS:,} invoices; choose a year.")
-    today = clock.now().astimezone(clock.get_zone(context.current_zone()))
+    today = clock.now().astimezone(time_zones.get_zone(context.current_zone()))
     rows = [_csv_row(invoice) for invoice in page.items]
     return pages.csv_response(f"invoices-{today:%Y-%m-%d}.csv", INVOICE_CSV_COLUMNS, rows)
 

@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import members
 from saas_api.billing import usage_costs
 from saas_api.billing.usage_costs import UsagePoint
-from saas_api.core import access, clock
+from saas_api.core import access, clock, formatting, time_zones
 from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.settings import setting
-from saas_api.core.web import charts, pages, templating
+from saas_api.core.web import charts, pages
 from saas_api.core.web.charts import ChartPoint
 from saas_api.core.web.pages import HTMX_STOP_POLLING
 from saas_api.dashboard import context, navigation, running_period
@@ -295,7 +295,7 @@ def _chart(days: DateRange, series: Mapping[Any, list[UsagePoint]], zone: str) -
     }
     codes, values = charts.largest_series(columns, DAYS, "others")
     recent_days = [day for day in days if day > days.last - timedelta(days=DAYS)]
-    points: list[ChartPoint] = list(zip(map(templating.format_day, recent_days), *values, strict=True))
+    points: list[ChartPoint] = list(zip(map(formatting.format_day, recent_days), *values, strict=True))
     names = [meter_file.in_text(by_code[code].name) if code in by_code else code for code in codes]
     before = _requests(series, _previous_period)
     return charts.bar_chart("messages", f"Accepted calls per day ({zone})", points, series=names, previous=before)
@@ -310,6 +310,6 @@ def _range(mode: str) -> dict[str, Any]:
 
 
 def _last_days(count: int, now: datetime, zone: str) -> DateRange:
-    time_zone = clock.get_zone(zone)
+    time_zone = time_zones.get_zone(zone)
     today = now.astimezone(time_zone).date()
     return DateRange(today - timedelta(days=count - 1), today, time_zone)

@@ -13,8 +13,7 @@ from saas_api.accounts import audit
 from saas_api.billing import invoice_documents, invoices
 from saas_api.billing.invoices import InvoiceWithLines
 from saas_api.billing.models import Invoice, InvoiceStatus
-from saas_api.billing.rating import explanation
-from saas_api.core import access, clock, money
+from saas_api.core import access, clock, formatting
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
@@ -156,7 +155,7 @@ def _steps(view: InvoiceWithLines, attempts: Any) -> Iterator[dict[str, Any]]:
         is_late = invoice.due_at < clock.now()
         steps.append((invoice.due_at, "Overdue since" if is_late else "Due", "warn" if is_late else "plain", ""))
     for note in view.credit_notes:
-        note_text = f"{templating.format_money(note.total_minor, note.currency)}. {note.reason}"
+        note_text = f"{formatting.format_money(note.total_minor, note.currency)}. {note.reason}"
         steps.append((note.issued_at, f"Credit note {note.number}", "info", note_text))
     for payment in attempts:
         steps += _payment_attempts(payment)
@@ -175,15 +174,15 @@ def _steps(view: InvoiceWithLines, attempts: Any) -> Iterator[dict[str, Any]]:
 
 def _payment_attempts(payment: Payment) -> Iterator[tuple[datetime | None, str, str, str]]:
     provider = PROVIDER_LABELS.get(payment.provider, payment.provider)
-    amount = f"{templating.format_money(payment.amount_minor, payment.currency)}, {provider}"
+    amount = f"{formatting.format_money(payment.amount_minor, payment.currency)}, {provider}"
     if payment.provider != "offline":
         yield payment.created_at, "Payment begun", "info", amount
     if payment.status in _ENDS:
         text, kind = _ENDS[payment.status]
-        parts = [templating.format_money(payment.captured_minor, payment.currency)] if payment.captured_minor else []
+        parts = [formatting.format_money(payment.captured_minor, payment.currency)] if payment.captured_minor else []
         parts += [payment.failure_code.replace("_", " ")] if payment.failure_code else []
         parts += (
-            [f"{templating.format_money(payment.refunded_minor, payment.currency)} refunded"]
+            [f"{formatting.format_money(payment.refunded_minor, payment.currency)} refunded"]
             if payment.refunded_minor
             else []
         )
@@ -198,8 +197,6 @@ def show_line(invoice_id: UUID, line_id: UUID) -> Response:
     return pages.render_page(
         "dashboard/billing/line.html",
         explanation=line_explanation,
-        plain=money.format_unit_price,
-        amount=explanation.format_quantity,
         zone=context.current_zone(),
     )
 

@@ -19,14 +19,14 @@ from saas_api.api_keys.schemas import KeyIn, KeysQuery, KeyUpdate, RotateKeyIn
 from saas_api.billing import plans, service_terms
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.billing.usage_costs import CallTotals
-from saas_api.core import access, clock
+from saas_api.core import access, clock, formatting, time_zones
 from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import DateField, Name, StrictSchema, Text
 from saas_api.core.settings import setting
-from saas_api.core.web import charts, forms, pages, templating
+from saas_api.core.web import charts, forms, pages
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import PAGE_SIZE
@@ -420,7 +420,7 @@ def _secret_page(key: CreatedKey, old_expires_at: datetime | None = None) -> Res
 
 def _chart(usage: KeyUsage, days: DateRange) -> Chart:
     points = [
-        (templating.format_day(day), tally.success_count, tally.failed_count, tally.limited_count)
+        (formatting.format_day(day), tally.success_count, tally.failed_count, tally.limited_count)
         for day, tally in usage.by_day.items()
     ]
     names = ("Accepted", "Failed", "Rate limited")
@@ -476,7 +476,7 @@ def _end_of_day(day: date) -> datetime:
     """Returns the end of a local day that has not passed."""
     if day.year >= LAST_YEAR:
         raise ValidationFailed.at_field("expires_on", "Outside the calendar.")
-    end = ranges.day_start(day + timedelta(days=1), clock.get_zone(context.current_zone()))
+    end = ranges.day_start(day + timedelta(days=1), time_zones.get_zone(context.current_zone()))
     if end <= clock.now():
         raise ValidationFailed.at_field("expires_on", "This day has passed.")
     return end
@@ -484,11 +484,11 @@ def _end_of_day(day: date) -> datetime:
 
 def _last_day(expires_at: datetime | None) -> date | None:
     """Returns the local day on which a key is still valid."""
-    zone = clock.get_zone(context.current_zone())
+    zone = time_zones.get_zone(context.current_zone())
     return (expires_at - timedelta.resolution).astimezone(zone).date() if expires_at else None
 
 
 def _last_days() -> DateRange:
-    zone = clock.get_zone(context.current_zone())
+    zone = time_zones.get_zone(context.current_zone())
     today = clock.now().astimezone(zone).date()
     return DateRange(today - timedelta(days=DAYS - 1), today, zone)

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.billing import usage_costs
-from saas_api.core import clock, ids, money
+from saas_api.core import clock, ids, time_zones
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
@@ -117,7 +117,7 @@ def range_bounds(
         if named_range in ("period", "last_period"):
             return _period(session, organization_id, now, is_last=named_range == "last_period")
         return None, None
-    time_zone = clock.get_zone(zone)
+    time_zone = time_zones.get_zone(zone)
     try:
         days = ranges.parse_date_range(
             query["start_date"], query["end_date"], now.astimezone(time_zone).date(), time_zone
@@ -214,7 +214,6 @@ def index() -> Response:
         messages=page.items if page else (),
         names=(names := usage_costs.get_key_names(engine.session(), context.current_organization_id())),
         choices=_choices(names),
-        exact=money.format_exact_amount,
         is_filtered=bool(set(form.values) - {"mode"}),
         mode=mode,
         zone=zone,
@@ -241,8 +240,6 @@ def show(message_id: UUID, form: Form | None = None) -> Response:
         metered=list_ledger_rows(engine.session(), context.current_organization_id(), message_id),
         key_name=_key_name(message),
         steps=_steps(message, zone),
-        exact=money.format_exact_amount,
-        plain=money.format_unit_price,
         zone=zone,
     )
 
@@ -344,7 +341,7 @@ def _export(filters: MessageFilter) -> Response:
     if len(rows) > MAX_EXPORT_ROWS:
         raise ValidationFailed.at_field("range", f"More than {MAX_EXPORT_ROWS:,} messages; choose a shorter range.")
     zone = context.current_zone()
-    name = f"messages-{filters.mode}-{clock.now().astimezone(clock.get_zone(zone)):%Y-%m-%d}.csv"
+    name = f"messages-{filters.mode}-{clock.now().astimezone(time_zones.get_zone(zone)):%Y-%m-%d}.csv"
     return pages.csv_response(name, MESSAGE_CSV_COLUMNS, (_csv_row(message, zone) for message in rows))
 
 

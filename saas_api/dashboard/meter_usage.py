@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.billing import usage_costs
 from saas_api.billing.usage_costs import UsagePoint
-from saas_api.core import ids, money
+from saas_api.core import formatting, ids, money
 from saas_api.core.access import KeyMode
 from saas_api.core.web import charts
 from saas_api.core.web.charts import Chart
@@ -154,9 +154,10 @@ def _chart(
 
 
 def _label(at: datetime, interval: str, days: DateRange) -> str:
+    zone = days.zone.key
     if interval == "hour":
-        return f"{at.day} {at:%b}, {at:%H:%M}"
-    return f"{at.day} {at:%b}" if days.first.year == days.last.year else f"{at.day} {at:%b %Y}"
+        return f"{formatting.format_day(at, zone)}, {formatting.format_clock_time(at, zone)}"
+    return (formatting.format_day if days.first.year == days.last.year else formatting.format_date)(at, zone)
 
 
 def csv_columns(view: MeterUsageView) -> tuple[str, ...]:

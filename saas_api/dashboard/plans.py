@@ -15,16 +15,16 @@ from saas_api.billing import bill_inputs, currencies, plans, subscriptions
 from saas_api.billing.currencies import CurrencyFixed
 from saas_api.billing.models import BillingPeriod
 from saas_api.billing.plan_schemas import ChangePlanIn
-from saas_api.billing.rating import bill, explanation, plan_changes
+from saas_api.billing.rating import bill, plan_changes
 from saas_api.billing.rating.bill import RatedPlanVersion, UsageQuantity
 from saas_api.billing.subscriptions import AlreadyOnPlan, InvalidPlan, SpendCapTooLow
-from saas_api.core import clock
+from saas_api.core import clock, formatting, time_zones
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.fields import Text
 from saas_api.core.settings import setting
-from saas_api.core.web import forms, pages, templating
+from saas_api.core.web import forms, pages
 from saas_api.core.web.forms import Form, form_view
 from saas_api.dashboard import context, prices
 from saas_api.dashboard.prices import DAYS_PER_MONTH, PricesInWords
@@ -120,7 +120,7 @@ class ChangePlanForm(ChangePlanIn):
 @require_permission("billing:read")
 def index() -> Response:
     """Compare the plans by the cost of the last thirty days."""
-    account, now, time_zone = context.current_account(), clock.now(), clock.get_zone(context.current_zone())
+    account, now, time_zone = context.current_account(), clock.now(), time_zones.get_zone(context.current_zone())
     days = ranges.parse_date_range(None, None, now.astimezone(time_zone).date(), time_zone)
     current, scheduled = plan_changes.segment_at(account.stages, now), plan_changes.next_segment(account.stages, now)
     obstacle = currencies.find_obstacle(engine.session(), context.current_organization_id(), account.period)
@@ -143,7 +143,7 @@ def index() -> Response:
             (plan.version.name for plan in comparison if plan.code == plans.plan_for_version(scheduled.version_id)), ""
         ),
         quantities=[
-            (meter_file.in_text(names[code].name), explanation.format_quantity(quantity))
+            (meter_file.in_text(names[code].name), formatting.format_number(quantity))
             for code, quantity in quantities.items()
         ],
         days=days,
@@ -201,6 +201,6 @@ def change_plan(code: str, body: dict[str, Any]) -> Any:
         raise Conflict("The plan was changed meanwhile. Look at the amounts again; nothing was changed.")
     notice = f"The plan is {change.version.name} now."
     if change.is_scheduled:
-        effective_on = templating.format_date(change.effective_at, change.period.timezone)
+        effective_on = formatting.format_date(change.effective_at, change.period.timezone)
         notice = f"The plan will be {change.version.name} from {effective_on} on."
     return pages.redirect_to("dashboard.plans.index", _notice=notice)

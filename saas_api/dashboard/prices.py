@@ -13,7 +13,7 @@ from saas_api.billing.plans import PlanOffer
 from saas_api.billing.rating import bill
 from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.charges import MeterPrice, PriceModel
-from saas_api.core import clock, money
+from saas_api.core import clock, formatting, money
 from saas_api.usage import meter_file
 from saas_api.usage.meter_file import MeterContent
 
@@ -110,22 +110,22 @@ def describe_price(meter: MeterContent, price: MeterPrice, currency: str) -> lis
     more = "more " if lines else ""
     match price.model:
         case PriceModel.PER_UNIT:
-            lines.append(f"{money.format_unit_price(price.unit_price)} {currency} for each {more}{one}")
+            lines.append(f"{formatting.format_unit_price(price.unit_price, currency)} for each {more}{one}")
         case PriceModel.PACKAGE:
-            amount = money.format_minor(price.package_amount_minor, currency)
-            lines.append(f"{amount} {currency} for every {_count(price.package_size)} {more}{several}")
+            amount = formatting.format_money(price.package_amount_minor, currency)
+            lines.append(f"{amount} for every {_count(price.package_size)} {more}{several}")
         case _:
             lines += _steps(price, one, currency)
     if price.max_amount_minor is not None:
-        lines.append(f"At most {money.format_minor(price.max_amount_minor, currency)} {currency} for {several}")
+        lines.append(f"At most {formatting.format_money(price.max_amount_minor, currency)} for {several}")
     return lines
 
 
 def _steps(price: MeterPrice, one: str, currency: str) -> list[str]:
     lines, start = [], Decimal(0)
     for tier in price.tiers:
-        each = f"{money.format_unit_price(tier.unit_price)} {currency} for each {one}"
-        flat = f", plus {money.format_minor(tier.flat_minor, currency)} {currency}" if tier.flat_minor else ""
+        each = f"{formatting.format_unit_price(tier.unit_price, currency)} for each {one}"
+        flat = f", plus {formatting.format_money(tier.flat_minor, currency)}" if tier.flat_minor else ""
         if tier.up_to is None:
             lines.append(f"From {_count(start + 1)}: {each}{flat}")
         else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from saas_api.billing import alerts, spend_cap
 from saas_api.billing.models import BillingProfile
 from saas_api.billing.rating.thresholds import AlertRuleInput, AlertSubject
 from saas_api.billing.usage_schemas import MAX_ALERTS, AlertIn, SpendCapIn
-from saas_api.core import clock, money
+from saas_api.core import clock, formatting, money
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.errors import NotFound, ValidationFailed
@@ -75,9 +76,7 @@ def index(form: Form | None = None) -> Response:
         rules=[
             {
                 "rule": rule,
-                "text": describe_alert(
-                    rule.subject, rule.meter_code, money.format_unit_price(rule.threshold), by_code, currency
-                ),
+                "text": describe_alert(rule.subject, rule.meter_code, rule.threshold, by_code, currency),
             }
             for rule in alerts.list_alert_rules(
                 engine.session(), context.current_organization_id(), running.account.period.id
@@ -140,23 +139,23 @@ def remove_alert(rule_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - 
 
 
 def describe_alert(
-    subject: str, code: str | None, threshold: str, by_code: Mapping[str, MeterContent], currency: str
+    subject: str, code: str | None, threshold: Decimal, by_code: Mapping[str, MeterContent], currency: str
 ) -> str:
     """Returns an alert in words.
 
     code, by_code: of its meter, and every meter
-    threshold: formatted, in the unit of its subject
+    threshold: in the unit of its subject: major units of the currency, per cent or units of the meter
     """
     units = meter_file.in_text(by_code[code].plural) if code else ""
     match subject:
         case AlertSubject.SPEND:
-            return f"Spend reaches {threshold} {currency}"
+            return f"Spend reaches {formatting.format_cost(threshold, currency)}"
         case AlertSubject.SPEND_PERCENT_OF_CAP:
-            return f"Spend reaches {threshold} % of the cap"
+            return f"Spend reaches {formatting.format_percent(threshold / 100)} of the cap"
         case AlertSubject.QUANTITY:
-            return f"{threshold} {units} used"
+            return f"{formatting.format_number(threshold)} {units} used"
         case _:
-            return f"{threshold} % of the included {units} used"
+            return f"{formatting.format_percent(threshold / 100)} of the included {units} used"
 
 
 def _subjects(by_code: Mapping[str, MeterContent], currency: str) -> Iterator[tuple[str, str]]:

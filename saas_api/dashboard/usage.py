@@ -1,6 +1,5 @@
 """The usage page: calls by endpoint, key and day, the current period, charts and CSV."""
 
-import functools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from saas_api.billing.previews import BillPreview
 from saas_api.billing.rating.bill import LineKind
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.billing.usage_costs import CallTotals, UsageReport
-from saas_api.core import clock, ids, money
+from saas_api.core import clock, formatting, ids, money, time_zones
 from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.errors import ValidationFailed
@@ -259,7 +258,7 @@ class MeterUsageRow:
 def index() -> Response:
     """Show the usage of a range of days, or download one of its tables as CSV."""
     periods.ensure_account(engine.session(), g.principal.organization_id)
-    zone = clock.get_zone(organizations.get_organization(engine.session(), g.principal.organization_id).timezone)
+    zone = time_zones.get_zone(organizations.get_organization(engine.session(), g.principal.organization_id).timezone)
     query, form = forms.parse_filters(UsageFilters())
     by_code = meters.all_meters(engine.session())
     try:
@@ -337,14 +336,8 @@ def _meter_rows(view: _View, days: DateRange, meter: MeterContent, *, is_table: 
         view=usage,
         rows=usage.rows,
         range_label=_format_range(days),
-        exact=charts.format_number,
-        list_cost=functools.partial(_format_cost, currency=usage.currency),
         **_range_links(view, reports.used_meters(engine.session(), g.principal.organization_id, days, view.mode)),
     )
-
-
-def _format_cost(cost: Decimal, *, currency: str) -> str:
-    return f"{money.format_exact_amount(cost, currency)} {currency}"
 
 
 def _render(view: _View, report: UsageReport) -> Response:
@@ -360,8 +353,6 @@ def _render(view: _View, report: UsageReport) -> Response:
         limit=get_rate_limit_usage(engine.session(), organization_id, view.mode, now),
         range_label=_format_range(days),
         app_url=setting("APP_URL"),
-        exact=charts.format_number,
-        list_cost=functools.partial(_format_cost, currency=report.currency),
         **_range_links(view, {usage.meter for usage in report.by_meter}),
     )
 
@@ -381,7 +372,6 @@ def _period_rows(view: _View, *, is_table: bool) -> Response:
         period=preview,
         running=running_period.get_current_period(engine.session(), context.current_account(), clock.now()),
         metered=metered,
-        exact=charts.format_number,
         **_range_links(view),
     )
 
@@ -400,7 +390,7 @@ def _range_links(view: _View, used: Collection[str] = ()) -> dict[str, Any]:
         "ranges": RANGE_CHOICES,
         "meters": _meter_choices(view.by_code, view.form.value("meter"), used),
         "zone": view.zone.key,
-        "until": f"{clock.now().astimezone(view.zone):%H:%M:%S}",
+        "until": formatting.format_clock_time(clock.now(), view.zone.key, has_seconds=True),
     }
 
 
@@ -427,8 +417,7 @@ def _refused(form: Form) -> Form:
 def _format_range(days: DateRange) -> str:
     if isinstance(days, HourRange):
         return "Last 24 hours, the running one included"
-    first, last = (clock.format_date(day, days.zone.key, is_short=True) for day in (days.first, days.last))
-    return first if first == last else f"{first} to {last}"
+    return formatting.format_days(days.first, days.last)
 
 
 def call_chart(calls: CallSeries, days: DateRange, by_code: Mapping[str, MeterContent]) -> Chart:
@@ -442,12 +431,14 @@ def call_chart(calls: CallSeries, days: DateRange, by_code: Mapping[str, MeterCo
 
 
 def _labels(calls: CallSeries, days: DateRange) -> list[str]:
-    starts = [at.astimezone(days.zone) for at in calls.starts]
+    zone = days.zone.key
     if calls.interval == "hour":
         is_short = isinstance(days, HourRange) or days.first == days.last
-        return [f"{at:%H:%M}" if is_short else f"{at.day} {at:%b}, {at:%H:%M}" for at in starts]
-    year = "" if days.first.year == days.last.year else " %Y"
-    return [f"{at.day} {at:%b{year}}" for at in starts]
+        prefixes = ["" if is_short else f"{formatting.format_day(at, zone)}, " for at in calls.starts]
+        times = [formatting.format_clock_time(at, zone) for at in calls.starts]
+        return [f"{prefix}{time}" for prefix, time in zip(prefixes, times, strict=True)]
+    format_start = formatting.format_day if days.first.year == days.last.year else formatting.format_date
+    return [format_start(at, zone) for at in calls.starts]
 
 
 def _rows(report: UsageReport, tab: str, by_code: Mapping[str, MeterContent]) -> list[tuple[Any, ...]]:

@@ -14,12 +14,12 @@ from flask import Blueprint, Response, g, render_template
 from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
-from saas_api.core import access, clock, ids
+from saas_api.core import access, clock, formatting, ids, time_zones
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.fields import StrictSchema, Timestamp
-from saas_api.core.web import charts, pages, templating
+from saas_api.core.web import charts, pages
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context, webhook_deliveries
@@ -110,13 +110,13 @@ class DisabledPeriod:
 
 def list_daily_outcomes(session: Session, endpoint: Endpoint, zone: str) -> list[DailyOutcomes]:
     """Returns an endpoint's deliveries of the last seven local days by outcome, today last."""
-    today = clock.now().astimezone(clock.get_zone(zone)).date()
+    today = clock.now().astimezone(time_zones.get_zone(zone)).date()
     days = [today - timedelta(days=back) for back in reversed(range(OUTCOME_DAYS))]
     values = {
         "organization_id": endpoint.organization_id,
         "endpoint_id": endpoint.id,
         "zone": zone,
-        "since": datetime.combine(days[0], datetime.min.time(), clock.get_zone(zone)),
+        "since": datetime.combine(days[0], datetime.min.time(), time_zones.get_zone(zone)),
     }
     outcomes = {row.day: DailyOutcomes(*row) for row in session.execute(_OUTCOMES, values)}
     return [outcomes.get(day, DailyOutcomes(day)) for day in days]
@@ -308,7 +308,9 @@ def recover_form(endpoint_id: UUID, form: Form | None = None) -> Response:
 def recover(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Recover missed events."""
     span, local = body.pop("span"), body.pop("since")
-    since = to_utc(local, clock.get_zone(context.current_zone())) if local else clock.now() - RECOVERY_RANGES[span][1]
+    since = (
+        to_utc(local, time_zones.get_zone(context.current_zone())) if local else clock.now() - RECOVERY_RANGES[span][1]
+    )
     count = deliveries.recover_endpoint(
         engine.session(), g.principal, context.current_organization_id(), endpoint_id, since, **body
     )
@@ -346,7 +348,7 @@ def _host(endpoint: Endpoint) -> str:
 
 def _chart(outcomes: list[DailyOutcomes], zone: str) -> Chart:
     points = [
-        (templating.format_day(day.day), day.delivered, day.failed, day.waiting, day.canceled) for day in outcomes
+        (formatting.format_day(day.day), day.delivered, day.failed, day.waiting, day.canceled) for day in outcomes
     ]
     series = ("Delivered", "Failed", "Waiting", "Canceled")
     return charts.bar_chart("outcomes", f"Deliveries per day ({zone})", points, series=series)

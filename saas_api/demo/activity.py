@@ -21,7 +21,7 @@ from saas_api.api_keys import keys
 from saas_api.billing import alerts, period_close, periods, settlement, spend_cap, subscriptions
 from saas_api.billing.models import GrantKind, InvoiceStatus
 from saas_api.billing.wallet import GrantSource
-from saas_api.core import clock
+from saas_api.core import clock, time_zones
 from saas_api.core.access import KeyMode, Principal
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
@@ -73,7 +73,7 @@ class OrganizationActivity:
     ) -> None:
         self.timeline, self.organization = demo_timeline, organization
         self.message_count, self.email_suffix = message_count, email_suffix
-        self.zone = clock.get_zone(organization.zone)
+        self.zone = time_zones.get_zone(organization.zone)
         self.logins: list[DemoLogin] = []
         self.key_text = ""
         self.key_ids: list[UUID] = []
@@ -246,7 +246,7 @@ class BillingActivity:
 
     def __init__(self, demo_timeline: Timeline, organization_id: UUID, organization: DemoOrganization) -> None:
         self.timeline, self.id, self.organization = demo_timeline, organization_id, organization
-        self.zone = clock.get_zone(organization.zone)
+        self.zone = time_zones.get_zone(organization.zone)
 
     def schedule(self) -> None:
         """Put the ends of the months on the timeline, and a promotional credit of Acme."""

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from sqlalchemy.orm import Session
 
-from saas_api.core import clock, ids
+from saas_api.core import formatting, ids
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.jobs import queue
@@ -66,8 +66,8 @@ def template_environment() -> Environment:
 
 
 def format_time(instant: datetime, zone: str) -> str:
-    """An instant in a mail, which names its zone, such as "5 March 2026, 14:00 Europe/Paris"."""
-    return f"{clock.format_time(instant, zone)} {zone}"
+    """An instant in a mail, which names its zone, such as "Mar 5, 2026, 2:00 PM Europe/Paris"."""
+    return f"{formatting.format_time(instant, zone)} {zone}"
 
 
 def app_url(path: str, **query: str) -> str:

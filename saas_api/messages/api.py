@@ -8,7 +8,7 @@ from uuid import UUID
 from flask import Blueprint, g
 
 from saas_api.accounts import organizations
-from saas_api.core import clock, fields
+from saas_api.core import clock, fields, time_zones
 from saas_api.core.access import Principal, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
@@ -98,7 +98,7 @@ def _date_range(
     """First instant of a range of days in the organization's time zone, and the first one after it."""
     if not start and not end:
         return None, None
-    zone = clock.get_zone(organizations.get_organization(engine.session(), organization_id).timezone)
+    zone = time_zones.get_zone(organizations.get_organization(engine.session(), organization_id).timezone)
     try:
         days = ranges.parse_date_range(start, end, clock.now().astimezone(zone).date(), zone)
     except InvalidDateRange as cause:

@@ -18,7 +18,7 @@ from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingStanding, Invoice, InvoiceStatus
 from saas_api.billing.plans import DEFAULT_PLAN
 from saas_api.billing.subscriptions import AlreadyOnPlan
-from saas_api.core import clock, ids, money
+from saas_api.core import clock, formatting, ids
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.observability import get_logger
@@ -335,7 +335,7 @@ def _write_off(session: SystemSession, invoice: Invoice) -> None:
     with suppress(AlreadyOnPlan):  # the invoice was for usage on the free plan
         subscriptions.change_plan(session, invoice.organization_id, DEFAULT_PLAN, "now", SYSTEM_ACTOR)
     context = _email_context(session, invoice)
-    detail = "{number} of {organization}: {amount} {currency} were not paid.".format(**context)
+    detail = "{number} of {organization}: {amount} was not paid.".format(**context)
     operators.send_alert(session, "an invoice is written off", detail)
 
 
@@ -346,8 +346,7 @@ def _email_context(
     return {
         "organization": organizations.get_organization(session, invoice.organization_id).name,
         "number": invoice.number,
-        "amount": money.format_minor(invoice.amount_due_minor, invoice.currency),
-        "currency": invoice.currency,
+        "amount": formatting.format_money(invoice.amount_due_minor, invoice.currency),
         "due": dated.due_day,
         "at": mails.format_time(consequence_at, dated.timezone) if consequence_at else "",
         "invoice_id": ids.format_id("inv", invoice.id),

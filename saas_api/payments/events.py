@@ -5,7 +5,7 @@ from uuid import UUID
 
 from saas_api.accounts import members, organizations
 from saas_api.billing.models import Invoice
-from saas_api.core import ids, money
+from saas_api.core import formatting, ids
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.mail import mails
 from saas_api.payments.models import Payment
@@ -61,8 +61,7 @@ def email_billing_contacts(session: SystemSession, template: str, payment: Payme
     context: dict[str, object] = {
         "organization": organizations.get_organization(session, organization_id).name,
         "number": invoice.number or "",
-        "amount": money.format_minor(payment.captured_minor or payment.amount_minor, payment.currency),
-        "currency": payment.currency,
+        "amount": formatting.format_money(payment.captured_minor or payment.amount_minor, payment.currency),
         "invoice_id": ids.format_id("inv", payment.invoice_id),
     }
     if template == "payment_failed":

@@ -82,10 +82,11 @@
   };
 
   /* Times of the last day are counted on. */
+  const relative = new Intl.RelativeTimeFormat(document.documentElement.lang);
   const span = (seconds) => {
-    const size = Math.abs(seconds);
-    const text = size < 60 ? "less than a minute" : size < 3600 ? `${Math.floor(size / 60)} min` : `${Math.floor(size / 3600)} h`;
-    return seconds < 0 ? `in ${text}` : `${text} ago`;
+    const size = Math.floor(Math.abs(seconds));
+    const [unit, length] = size < 60 ? ["second", 1] : size < 3600 ? ["minute", 60] : ["hour", 3600];
+    return relative.format(Math.floor(size / length) * (seconds < 0 ? 1 : -1), unit);
   };
 
   const countOn = () => {

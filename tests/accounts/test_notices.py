@@ -118,8 +118,8 @@ def test_changes_of_webhook_endpoints_are_mailed_to_the_owner_and_the_caller(
 def test_changed_spend_cap_is_mailed_to_the_owner(superuser: Any, alice: User) -> None:
     assert alice.call("PUT", "/billing/spend-cap", amount="250.00", action="alert")[0] == 200
     [text] = notices(superuser, ALICE)
-    assert "Before: 100.00 USD a period, then calls are refused" in text
-    assert "Now: 250.00 USD a period, then only an alert" in text
+    assert "Before: $100.00 a period, then calls are refused" in text
+    assert "Now: $250.00 a period, then only an alert" in text
 
 
 def test_notice_of_a_change_that_fails_is_not_sent(superuser: Any, alice: User) -> None:

@@ -32,8 +32,8 @@ def test_overview_shows_usage_and_revenue(app: Flask, client: FlaskClient, alice
     text = browser.open("/admin").text
     [(total, due)] = execute_sql(app, "SELECT total_minor, due_minor FROM invoices")
     assert total == due > 0
-    assert f"{total / 100:.2f} USD" in text
-    assert "29.00 USD" in text
+    assert f"${total / 100:.2f}" in text
+    assert "$29.00" in text
     assert '<p class="stat-value">3</p><p class="stat-note">in 30 days</p>' in text
 
 

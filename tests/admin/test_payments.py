@@ -82,11 +82,11 @@ def test_quarantined_payment_is_shown_with_the_difference(
     for path in ("/admin/payments", payment_page(quarantined)):
         page = olga.read(path)
         assert "more than asked" in page.lower()
-        assert "99.00 USD" in page
+        assert "$99.00" in page
     reported_minor = execute_sql(app, "SELECT data FROM audit_events WHERE action = 'payment.quarantined'")[0].data[
         "told_minor"
     ]
-    difference = f"{(reported_minor - 9900) / 100:.2f} USD more"
+    difference = f"${(reported_minor - 9900) / 100:.2f} more"
     assert difference in olga.read("/admin/payments")
 
 

@@ -26,7 +26,7 @@ def test_plan_versions_are_listed_with_their_subscribers(
 def test_plan_page_shows_tiers(app: Flask, olga: User) -> None:
     browser = open_console(app, olga)
     text = browser.open("/admin/plans/scale@1").text
-    for price in ("0.004 USD", "0.003 USD", "0.002 USD"):
+    for price in ("$0.004", "$0.003", "$0.002"):
         assert price in text
     assert browser.open("/admin/plans/gold@1").status_code == 404
 
@@ -43,9 +43,9 @@ def test_plan_page_shows_the_price_of_each_value_of_a_dimension(app: Flask, alic
     page = open_console(app, olga).read("/admin/plans/metered@1")
     [rows] = [part for part in re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL) if "any other" in part]
     assert [text for text in re.sub(r"<[^>]+>|\u2013", "|", rows).split("|") if text.strip()] == [
-        *("large", "graduated", "to 100: 0.1 USD each", "beyond: 0.05 USD each, plus 2.00 USD", "20.00 USD"),
-        *("small", "per unit", "0.2 USD each", "1,000"),
-        *("any other", "package", "4.00 USD for each 500"),
+        *("large", "graduated", "to 100: $0.10 each", "beyond: $0.05 each, plus $2.00", "$20.00"),
+        *("small", "per unit", "$0.20 each", "1,000"),
+        *("any other", "package", "$4.00 for each 500"),
     ]
 
 
@@ -55,7 +55,7 @@ def test_plan_is_simulated_on_real_usage(app: Flask, client: FlaskClient, alice:
     running = browser.open(f"/admin/plans/starter@1?organization_id={alice.organization_id}&periods=0")
     assert running.status_code == 200
     assert "Total on Starter" in running.text
-    assert "0.01 USD" in running.text
+    assert "$0.01" in running.text
     wrong = browser.open("/admin/plans/starter@1?organization_id=acme")
     assert wrong.status_code == 422
     assert 'value="acme"' in wrong.text

@@ -116,7 +116,7 @@ def test_calls_and_refusals_are_shown_by_code(app: Flask, console: Console) -> N
             service_calls.count_call(service_id, "verify", code, seconds)
         service_calls.flush_calls()
     page = console.read(PAGE)
-    for text in ("1 refusal", "3.0 ms", "4.0 ms", "less than a minute"):
+    for text in ("1 refusal", "3.0 ms", "4.0 ms", "ago"):
         assert text in page
     cells = re.findall(r"<td class=\"num\">([^<]*)|<code>([A-Z_]+)</code>", page[page.index("Calls by operation") :])
     assert ["".join(cell) for cell in cells] == [

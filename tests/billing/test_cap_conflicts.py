@@ -41,9 +41,7 @@ def test_change_that_the_cap_would_block_is_confirmed(
     """B11: an own cap of 120 and an upgrade to a base of 499."""
     assert set_cap(client, alice, "120.00").status_code == 200
     preview = post(client, alice, "preview-change", plan="scale", when=when).json["data"]["change"]
-    message = (
-        "Calls would be refused: the spend cap is 120.00 USD, and the plan costs 499.00 USD without a further call."
-    )
+    message = "Calls would be refused: the spend cap is $120.00, and the plan costs $499.00 without a further call."
     assert preview["spend_cap_conflict"] == {"amount": "120.00", "needed": "499.00", "message": message}
     refused = post(client, alice, "upgrade", plan="scale", when=when)
     assert (refused.status_code, refused.json["error"]["code"]) == (409, "SPEND_CAP_TOO_LOW")
@@ -88,7 +86,7 @@ def test_cap_below_the_base_of_the_plan_is_rejected_in_a_short_period(
     """B11: the base of a part of a month is not the base of the plan."""
     clock.freeze_time(day(20))
     post(client, alice, "upgrade", plan="scale")
-    assert reason(set_cap(client, alice, "250.00")) == "Must not be below 499.00 USD, the base amount of Scale."
+    assert reason(set_cap(client, alice, "250.00")) == "Must not be below $499.00, the base amount of Scale."
     assert set_cap(client, alice, "499.00").status_code == 200
 
 
@@ -97,7 +95,7 @@ def test_cap_below_the_base_of_a_scheduled_plan_is_rejected(
 ) -> None:
     """B11: the next period has a base, too."""
     post(client, alice, "upgrade", plan="pro", when="period_end")
-    assert reason(set_cap(client, alice, "50.00")) == "Must not be below 99.00 USD, the base amount of Pro."
+    assert reason(set_cap(client, alice, "50.00")) == "Must not be below $99.00, the base amount of Pro."
 
 
 def test_cap_below_the_minimum_of_the_plan_is_rejected(
@@ -111,7 +109,7 @@ def test_cap_below_the_minimum_of_the_plan_is_rejected(
     post(client, alice, "upgrade", plan="team")
     cap = client.get(f"{BILLING}/alerts", headers=alice.headers).json["data"]["spend_cap"]
     assert cap["amount"] == "400.00"
-    assert reason(set_cap(client, alice, "120.00")) == "Must not be below 300.00 USD, the minimum of Team."
+    assert reason(set_cap(client, alice, "120.00")) == "Must not be below $300.00, the minimum of Team."
 
 
 def test_page_asks_before_a_change_that_the_cap_would_block(
@@ -133,4 +131,4 @@ def test_migration_shows_which_caps_would_block(
     post(client, alice, "upgrade", plan="starter", when="now")
     result = app.test_cli_runner().invoke(args=["plans", "migrate", "starter@1", "scale@1", "--dry-run", "--json"])
     [row] = json.loads(result.stdout)["organizations"]
-    assert "the spend cap is 120.00 USD" in row["spend_cap_conflict"]
+    assert "the spend cap is $120.00" in row["spend_cap_conflict"]

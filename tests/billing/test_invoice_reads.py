@@ -166,7 +166,7 @@ def test_usage_line_explanation_recomputes_the_amount(acme: BillingReader) -> No
     assert (explanation["rated"]["quantity"], explanation["rated"]["billable"]) == ("10", "10")
     assert explanation["rated"]["exact_amount"] == "0.01"
     assert follow(explanation["rated"]) == Decimal(line["amount"]) == Decimal(explanation["recomputed_amount"])
-    assert explanation["steps"][-1] == "Rounded half up, once: 0.01 USD."
+    assert explanation["steps"][-1] == "Rounded half up, once: $0.01."
 
 
 def test_reversed_usage_is_counted_apart(acme: BillingReader) -> None:

@@ -13,7 +13,7 @@ from saas_api.billing import bill_inputs, invariants, period_close, period_spend
 from saas_api.billing.bill_inputs import LiveUsage
 from saas_api.billing.models import BillingPeriod
 from saas_api.billing.rating.plan_changes import PlanSegment
-from saas_api.core import clock
+from saas_api.core import clock, time_zones
 from saas_api.usage import range_quantities, rollups
 from saas_api.usage.ranges import DateRange
 from tests.support.billing import BillingOrganization, create_organization, day, publish_meter, publish_prices
@@ -226,7 +226,7 @@ def test_no_read_of_a_period_with_three_plans_reads_its_events(
     acme.use(2, at=day(20), is_late=True)
     rollups.rebuild_rollups()
     clock.freeze_time(day(30, month=5))
-    days = DateRange(day(1, month=5).date(), day(31, month=5).date(), clock.get_zone("UTC"))
+    days = DateRange(day(1, month=5).date(), day(31, month=5).date(), time_zones.get_zone("UTC"))
     with collect_scans(app, "usage_events") as scans, acme.transaction() as session:
         period = session.query(BillingPeriod).filter_by(seq=2).one()
         segments = subscriptions.list_segments(session, acme.id)

@@ -17,7 +17,7 @@ from saas_api.billing import (
     usage_costs,
 )
 from saas_api.billing.credit_notes import CreditExceedsInvoice
-from saas_api.core import clock
+from saas_api.core import clock, time_zones
 from saas_api.usage.ranges import DateRange
 from tests.support.billing import (
     BillingOrganization,
@@ -117,7 +117,7 @@ def test_new_version_in_the_month_gives_its_included_quantity_once() -> None:
     change_plan(organization, "free", day(16))
     organization.use(1_000, at=day(17))
     clock.freeze_time(day(20))
-    april = DateRange(day(1).date(), day(30).date(), clock.get_zone("UTC"))
+    april = DateRange(day(1).date(), day(30).date(), time_zones.get_zone("UTC"))
     with organization.transaction() as session:
         period_id = service_terms.get_terms(session, organization.id).period_id
         spent = period_spend.get_period_spend(session, organization.id, period_id)

@@ -110,8 +110,8 @@ def test_migration_moves_each_organization_once_with_mail_event_and_audit_event(
     assert audit_reasons(acme) == [f"moved from starter@1 to {target}"]
     [mail] = mails_of(acme)
     assert mail.recipient == "alice@acme.example"
-    assert "Base amount: 29.00 USD a month before, 39.00 USD from then on" in mail.text_body
-    assert "1 May 2026, 00:00 UTC" in mail.text_body
+    assert "Base amount: $29.00 a month before, $39.00 from then on" in mail.text_body
+    assert "May 1, 2026, 12:00 AM UTC" in mail.text_body
 
 
 def test_migration_publishes_an_event_with_the_new_version(app: Flask) -> None:

@@ -23,7 +23,7 @@ from saas_api.billing import (
 )
 from saas_api.billing.rating import plan_file
 from saas_api.billing.rating.thresholds import AlertRuleInput, AlertSubject
-from saas_api.core import clock
+from saas_api.core import clock, time_zones
 from saas_api.core.db import tenancy
 from saas_api.core.document_reader import InvalidDocument
 from saas_api.dashboard import prices
@@ -32,7 +32,7 @@ from saas_api.usage.ranges import DateRange
 from tests.support.billing import BillingOrganization, create_organization, day, publish_meter, publish_prices
 from tests.support.billing_actions import close_periods, create_credit_note
 
-UTC, KOLKATA = clock.get_zone("UTC"), clock.get_zone("Asia/Kolkata")
+UTC, KOLKATA = time_zones.get_zone("UTC"), time_zones.get_zone("Asia/Kolkata")
 pytestmark = pytest.mark.usefixtures("context")
 SMALL = {"model": "per_unit", "included": "1000", "unit_price": "0.001"}
 LARGE = {
@@ -323,11 +323,11 @@ def test_offers_show_the_price_of_each_value(app: Flask, acme: BillingOrganizati
         card = next(one for one in prices.list_plan_cards(session) if one.offer.code == "ai")
     [table] = card.prices.tables
     assert (table.meter, table.dimension) == ("Tokens", "model")
-    steps = ["1 to 100: 0.1 USD for each token", "From 101: 0.05 USD for each token", "At most 20.00 USD for tokens"]
+    steps = ["1 to 100: $0.10 for each token", "From 101: $0.05 for each token", "At most $20.00 for tokens"]
     assert table.rows == [
         ("large", steps),
-        ("small", ["1,000 tokens included", "0.001 USD for each more token"]),
-        ("any other", ["0.01 USD for each token"]),
+        ("small", ["1,000 tokens included", "$0.001 for each more token"]),
+        ("any other", ["$0.01 for each token"]),
     ]
 
 

@@ -149,7 +149,7 @@ def test_finalization_stores_the_seller_publishes_and_mails() -> None:
     assert (data["status"], data["version"], data["due_date"]) == ("open", 2, "2026-05-08T02:00:00.000Z")
     mails = invoice_mails()
     assert [(mail.template, mail.recipient) for mail in mails] == [("invoice_ready", "alice@acme.example")]
-    assert "32.05 USD" in mails[0].text_body
+    assert "$32.05" in mails[0].text_body
 
 
 def test_invoice_of_zero_is_paid_at_once_without_mail() -> None:

@@ -303,7 +303,7 @@ def test_open_hold_is_shown_beside_the_spend(app: Flask, acme: HoldingOrganizati
     before = acme.spend_cap()["used"]
     hold_id = acme.hold(500)
     assert acme.spend_cap()["used"] == before
-    assert ["5.00 USD held" in browser.open(page).text for page in pages] == [True] * 3
+    assert ["$5.00 held" in browser.open(page).text for page in pages] == [True] * 3
     acme.settle(hold_id, 100)
     assert [" USD held" in browser.open(page).text for page in pages] == [False] * 3
     assert Decimal(acme.spend_cap()["used"]) == Decimal(before) + 1

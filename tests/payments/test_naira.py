@@ -94,8 +94,8 @@ def test_mails_files_and_pages_are_in_naira(lagos: PayingOrganization, client: F
     with tenancy.system_session("mail.deliver") as session:
         sql = "SELECT template, text_body FROM mails WHERE organization_id = :id"
         mails = {row.template: row.text_body for row in session.execute(text(sql), {"id": lagos.id})}
-    assert "19000.00 NGN" in mails["invoice_ready"]
-    assert "19500.00 NGN" in mails["usage_alert"]
+    assert "NGN 19,000.00" in mails["invoice_ready"]
+    assert "NGN 19,500.00" in mails["usage_alert"]
     public_id = ids.format_id("inv", lagos.invoice_id)
     pdf = client.get(f"{API}/invoices/{public_id}/pdf", headers=lagos.owner.headers)
     content = " ".join(page.extract_text() for page in PdfReader(io.BytesIO(pdf.data)).pages)

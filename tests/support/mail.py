@@ -17,8 +17,7 @@ from saas_api.providers.mailbox import StoredEmail
 OVERDUE = {
     "organization": "Acme",
     "number": "INV-000042",
-    "amount": "32.05",
-    "currency": "USD",
+    "amount": "$32.05",
     "due": "2 May 2026",
     "invoice_id": "inv_0123456789abcdefghjkmnpqrs",
 }
@@ -33,15 +32,13 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "payment_received": {
         "organization": "Acme",
         "number": "INV-000042",
-        "amount": "32.05",
-        "currency": "USD",
+        "amount": "$32.05",
         "invoice_id": OVERDUE["invoice_id"],
     },
     "payment_failed": {
         "organization": "Acme",
         "number": "INV-000042",
-        "amount": "32.05",
-        "currency": "USD",
+        "amount": "$32.05",
         "reason": "card_declined",
         "invoice_id": OVERDUE["invoice_id"],
     },
@@ -57,18 +54,18 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "usage_alert": {
         "organization": "Acme",
         "what": "spend cap",
-        "percent": "80",
-        "used": "80.00 USD",
-        "limit": "100.00 USD",
+        "percent": "80%",
+        "used": "$80.00",
+        "limit": "$100.00",
         "period_end": "1 June 2026",
     },
     "plan_version_changed": {
         "organization": "Acme",
         "plan": "Starter",
         "at": datetime(2026, 6, 1, tzinfo=UTC),
-        "changes": ["Base amount: 29.00 USD a month before, 39.00 USD from then on", "Price of sms changes"],
+        "changes": ["Base amount: $29.00 a month before, $39.00 from then on", "Price of sms changes"],
     },
-    "operator_alert": {"subject_line": "a payment is quarantined", "detail": "42.00 USD came for INV-000042."},
+    "operator_alert": {"subject_line": "a payment is quarantined", "detail": "$42.00 came for INV-000042."},
     "security_notice": {
         "subject_line": "A webhook endpoint was changed",
         "facts": ["Organization: Acme", "By: Alice (alice@acme.example)"],

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from saas_api.billing import bill_inputs, invariants, period_spend, usage_costs
-from saas_api.core import clock
+from saas_api.core import clock, time_zones
 from saas_api.dashboard import running_period
 from saas_api.usage import rollups
 from saas_api.usage.ranges import DateRange
 from tests.support.billing import BillingOrganization, create_organization, day, publish_meter, publish_prices
 
 pytestmark = pytest.mark.usefixtures("context")
-APRIL = DateRange(day(1).date(), day(30).date(), clock.get_zone("UTC"))
+APRIL = DateRange(day(1).date(), day(30).date(), time_zones.get_zone("UTC"))
 METERS = {"peak": "max", "seats": "latest", "people": "unique", "calls": "count"}
 
 

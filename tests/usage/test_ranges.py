@@ -5,12 +5,12 @@ from decimal import Decimal
 
 import pytest
 
-from saas_api.core import clock
+from saas_api.core import time_zones
 from saas_api.usage import ranges
 from saas_api.usage.ranges import InvalidDateRange
 
 TODAY = date(2026, 4, 15)
-UTC_ZONE = clock.get_zone("UTC")
+UTC_ZONE = time_zones.get_zone("UTC")
 
 
 def test_range_without_dates_is_the_thirty_days_that_end_today() -> None:
@@ -39,7 +39,7 @@ def test_range_has_at_most_366_days() -> None:
     ],
 )
 def test_day_starts_at_its_first_existing_local_instant(zone: str, day: date, instant: datetime) -> None:
-    assert ranges.day_start(day, clock.get_zone(zone)) == instant
+    assert ranges.day_start(day, time_zones.get_zone(zone)) == instant
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from saas_api.core import clock, ids
+from saas_api.core import clock, ids, time_zones
 from saas_api.core.db import tenancy
 from saas_api.usage import ranges
 from saas_api.usage.ranges import DateRange, InvalidDateRange
@@ -41,7 +41,7 @@ def live_in(organization: UsageOrganization, zone: str) -> None:
 
 
 def days(zone: str, first: str, last: str) -> DateRange:
-    return DateRange(date.fromisoformat(first), date.fromisoformat(last), clock.get_zone(zone))
+    return DateRange(date.fromisoformat(first), date.fromisoformat(last), time_zones.get_zone(zone))
 
 
 def refused(organization: UsageOrganization, **query: Any) -> Any:

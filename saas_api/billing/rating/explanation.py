@@ -7,7 +7,7 @@ from decimal import ROUND_DOWN, Decimal, localcontext
 from typing import Any
 
 from saas_api.billing.rating.bill import LineKind
-from saas_api.core import money
+from saas_api.core import formatting, money
 from saas_api.core.money import DECIMAL_PRECISION
 
 MULTIPLICATION_SIGN, MINUS_SIGN = "\u00d7", "\u2212"
@@ -109,10 +109,10 @@ def explain_calculation(
             return _minimum(calculation, currency)
         case LineKind.CARRY:
             amount = -int(calculation["sum_minor"])
-            credit = money.format_minor(amount, currency)
+            credit = formatting.format_money(amount, currency)
             steps = (
-                f"The other lines come to {money.format_minor(-amount, currency)} {currency}, which is below zero.",
-                f"{credit} {currency} bring this invoice to zero and go into your wallet as credit.",
+                f"The other lines come to {formatting.format_money(-amount, currency)}, which is below zero.",
+                f"{credit} bring this invoice to zero and go into your wallet as credit.",
             )
             return LineBreakdown(amount, steps)
         case LineKind.MANUAL:
@@ -126,17 +126,17 @@ def _base(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
         exact = minor.scaleb(-money.currency_exponent(currency)).quantize(_TEN_DECIMALS, ROUND_DOWN)
     proration = ExplainedProration(full, timedelta(microseconds=used), timedelta(microseconds=whole), exact)
     amount = money.prorate(full, used, whole)
-    price, ellipsis = money.format_minor(full, currency), _ellipsis(full * used, whole, currency)
+    price, ellipsis = formatting.format_money(full, currency), _ellipsis(full * used, whole, currency)
     used_seconds, whole_seconds = format_seconds(proration.used), format_seconds(proration.whole)
     if not proration.is_partial:
-        steps = [f"The plan was in force for the whole period: {price} {currency}."]
+        steps = [f"The plan was in force for the whole period: {price}."]
     else:
         product = f"{price} {MULTIPLICATION_SIGN} {used_seconds} / {whole_seconds}"
         steps = [
             f"The plan was in force for {format_duration(proration.used)} ({used_seconds} s).",
             f"A whole month here has {format_duration(proration.whole)} ({whole_seconds} s) and costs {price}.",
-            f"{product} = {_format_exact(exact, currency)}{ellipsis}",
-            f"Rounded half up, once: {money.format_minor(amount, currency)} {currency}.",
+            f"{product} = {formatting.format_unit_price(exact, currency)}{ellipsis}",
+            f"Rounded half up, once: {formatting.format_money(amount, currency)}.",
         ]
     return LineBreakdown(amount, tuple(steps), proration=proration)
 
@@ -170,18 +170,18 @@ def _usage_steps(
 ) -> Iterator[str]:
     counted = _counted(rated, unit, calculation)
     if rated.included:
-        charged = f"{format_quantity(rated.included)} are included, {format_quantity(rated.billable)} are charged."
-        yield f"{counted}; {charged}"
+        included, charged = formatting.format_number(rated.included), formatting.format_number(rated.billable)
+        yield f"{counted}; {included} are included, {charged} are charged."
     else:
         yield f"{counted}; none is included, all are charged."
     for part in rated.parts:
         yield format_part(part, currency)
     if len(rated.parts) > 1:
-        parts = " + ".join(_format_exact(part.amount, currency) for part in rated.parts)
-        yield f"{parts} = {_format_exact(rated.exact, currency)}"
+        parts = " + ".join(formatting.format_unit_price(part.amount, currency) for part in rated.parts)
+        yield f"{parts} = {formatting.format_unit_price(rated.exact, currency)}"
     if rated.cap is not None and rated.exact > rated.cap:
-        yield f"This price charges at most {_format_exact(rated.cap, currency)} a period."
-    yield f"Rounded half up, once: {money.format_minor(rated.rounded_minor, currency)} {currency}."
+        yield f"This price charges at most {formatting.format_unit_price(rated.cap, currency)} a period."
+    yield f"Rounded half up, once: {formatting.format_money(rated.rounded_minor, currency)}."
 
 
 def _is_unpriced(calculation: Mapping[str, Any]) -> bool:
@@ -190,7 +190,7 @@ def _is_unpriced(calculation: Mapping[str, Any]) -> bool:
 
 def _counted(rated: ExplainedCharge, unit: str | None, calculation: Mapping[str, Any]) -> str:
     """The quantity and how it was counted, such as "4 segments counted"."""
-    counted = f"{format_quantity(rated.quantity)} {unit or 'unit'}{'' if rated.quantity == 1 else 's'} counted"
+    counted = f"{formatting.format_number(rated.quantity)} {unit or 'unit'}{'' if rated.quantity == 1 else 's'} counted"
     return counted + _COUNTING.get(calculation.get("aggregation", ""), "")
 
 
@@ -213,7 +213,9 @@ def _late(calculation: Mapping[str, Any], currency: str, unit: str | None) -> Li
         return LineBreakdown(0, tuple(_unpriced_steps(rated, unit, calculation)), rated)
     before, rated = (_rated(calculation[name], currency) for name in ("billed", "with_late"))
     difference = rated.rounded_minor - before.rounded_minor
-    texts = [money.format_minor(minor, currency) for minor in (rated.rounded_minor, before.rounded_minor, difference)]
+    texts = [
+        formatting.format_money(minor, currency) for minor in (rated.rounded_minor, before.rounded_minor, difference)
+    ]
     steps = (
         *_dimension_steps(calculation),
         "This usage was recorded after its own period had been invoiced.",
@@ -221,7 +223,7 @@ def _late(calculation: Mapping[str, Any], currency: str, unit: str | None) -> Li
         *_usage_steps(before, currency, unit, calculation),
         "What it comes to with this usage:",
         *_usage_steps(rated, currency, unit, calculation),
-        f"The difference is charged: {texts[0]} {MINUS_SIGN} {texts[1]} = {texts[2]} {currency}.",
+        f"The difference is charged: {texts[0]} {MINUS_SIGN} {texts[1]} = {texts[2]}.",
         *_credited_steps(calculation, currency),
     )
     return LineBreakdown(difference + _credited_minor(calculation), steps, rated, before)
@@ -234,8 +236,8 @@ def _credited_minor(calculation: Mapping[str, Any]) -> int:
 def _credited_steps(calculation: Mapping[str, Any], currency: str) -> Iterator[str]:
     """The step that leaves out what was returned before."""
     if credited := _credited_minor(calculation):
-        amount = money.format_minor(credited, currency)
-        yield f"{amount} {currency} of this were credited before, by a credit note or a void invoice: not again."
+        amount = formatting.format_money(credited, currency)
+        yield f"{amount} of this were credited before, by a credit note or a void invoice: not again."
 
 
 def _minimum(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
@@ -243,11 +245,11 @@ def _minimum(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
         return _late_minimum(calculation, currency)
     minimum, own = int(calculation["minimum_minor"]), int(calculation["own_minor"])
     amount = max(0, minimum - own)
-    texts = [money.format_minor(minor, currency) for minor in (minimum, own, amount)]
+    texts = [formatting.format_money(minor, currency) for minor in (minimum, own, amount)]
     steps = (
         f"The plan's minimum for the time it was in force is {texts[0]}.",
         f"Its base and usage come to {texts[1]}.",
-        f"{texts[0]} {MINUS_SIGN} {texts[1]} = {texts[2]} {currency}.",
+        f"{texts[0]} {MINUS_SIGN} {texts[1]} = {texts[2]}.",
     )
     return LineBreakdown(amount, steps)
 
@@ -255,33 +257,24 @@ def _minimum(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
 def _late_minimum(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
     minimum, billed, own = (int(calculation[name]) for name in ("minimum_minor", "billed_minor", "own_minor"))
     before, after = max(0, minimum - billed), max(0, minimum - own)
-    texts = [money.format_minor(minor, currency) for minor in (minimum, billed, own, before, after, after - before)]
+    texts = [
+        formatting.format_money(minor, currency) for minor in (minimum, billed, own, before, after, after - before)
+    ]
     steps = (
         f"The plan's minimum for the time it was in force in that period is {texts[0]}.",
         f"Its base and usage came to {texts[1]}, and come to {texts[2]} with the usage that was recorded later.",
         f"Missing from the minimum were {texts[3]}, and are {texts[4]} now.",
-        f"The difference is charged: {texts[4]} {MINUS_SIGN} {texts[3]} = {texts[5]} {currency}.",
+        f"The difference is charged: {texts[4]} {MINUS_SIGN} {texts[3]} = {texts[5]}.",
         *_credited_steps(calculation, currency),
     )
     return LineBreakdown(after - before + _credited_minor(calculation), steps)
 
 
-def _format_exact(amount: Decimal, currency: str) -> str:
-    """Format an amount that is not rounded, with thousands separators."""
-    return f"{Decimal(money.format_exact_amount(amount, currency)):,f}"
-
-
 def format_part(part: ExplainedPart, currency: str) -> str:
     """Format a part in one line, such as 50 times 0.01 is 0.50."""
-    flat = f" + {_format_exact(part.flat, currency)}" if part.flat else ""
-    product = f"{format_quantity(part.units)} {MULTIPLICATION_SIGN} {money.format_unit_price(part.unit_price)}"
-    return f"{product}{flat} = {_format_exact(part.amount, currency)}"
-
-
-def format_quantity(value: Decimal | int) -> str:
-    """Format a quantity with thousands separators and without trailing zeros."""
-    whole, point, fraction = money.format_unit_price(Decimal(value)).partition(".")
-    return f"{int(whole):,}{point}{fraction}" if whole != "-0" else f"-0{point}{fraction}"
+    flat = f" + {formatting.format_unit_price(part.flat, currency)}" if part.flat else ""
+    units, price = formatting.format_number(part.units), formatting.format_unit_price(part.unit_price, currency)
+    return f"{units} {MULTIPLICATION_SIGN} {price}{flat} = {formatting.format_unit_price(part.amount, currency)}"
 
 
 def format_seconds(time: timedelta) -> str:

@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from saas_api.cli import errors, output, types
 from saas_api.cli.commands import keys
 from saas_api.cli.errors import CREATE_ROLES, EXIT_PROBLEMS, Command
-from saas_api.core import access, clock, crypto, redis_url
+from saas_api.core import access, crypto, redis_url, time_zones
 from saas_api.core.db import engine, roles, tenancy
 from saas_api.core.db.engine import db
 from saas_api.core.db.replica import Replica
@@ -170,7 +170,7 @@ def check_time_zones() -> Finding:
             reason = errors.database_reason(error)
             return Finding("zone data", FAIL, f"PostgreSQL: {reason}", "Bring PostgreSQL's zone data up to date.")
     differing = sorted(
-        {zone for zone, at, local in rows if at.astimezone(clock.get_zone(zone)).replace(tzinfo=None) != local}
+        {zone for zone, at, local in rows if at.astimezone(time_zones.get_zone(zone)).replace(tzinfo=None) != local}
     )
     tzdata = version("tzdata")
     problem = f"PostgreSQL and tzdata {tzdata} disagree about {', '.join(differing)}"

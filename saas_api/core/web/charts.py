@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from saas_api.core import formatting
+
 Number = int | float | Decimal
 ChartPoint = tuple[str, *tuple[Number, ...]]
 """A label, then one value for each series, at most four."""
@@ -84,12 +86,6 @@ class Chart:
     buckets: tuple[Bucket, ...]
 
 
-def format_number(value: Decimal) -> str:
-    """A value with separators between thousands and without trailing zeros."""
-    text = f"{value:,f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
 @dataclass(frozen=True)
 class _Row:
     label: str
@@ -118,7 +114,7 @@ def bar_chart(
     *,
     series: Sequence[str],
     x_name: str = "day",
-    fmt: ValueFormat = format_number,
+    fmt: ValueFormat = formatting.format_number,
     previous: Number | None = None,
 ) -> Chart:
     """A chart of stacked bars.
@@ -145,7 +141,8 @@ def level_chart(chart_id: str, title: str, points: Sequence[ChartPoint], *, name
     """
     rows = _validate(points, [name])
     buckets = rows if len(rows) <= MAX_BUCKETS else _group_by_week(rows, _highest)
-    return _draw(chart_id, title, _Data(rows, buckets, [name], x_name, format_number, None, is_additive=False))
+    data = _Data(rows, buckets, [name], x_name, formatting.format_number, None, is_additive=False)
+    return _draw(chart_id, title, data)
 
 
 def _draw(chart_id: str, title: str, data: _Data) -> Chart:
@@ -219,8 +216,8 @@ def _axis_maximum(values: list[Decimal]) -> Decimal:
 def _abbreviate(value: Decimal) -> str:
     for limit, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (10_000, "k")):
         if value >= limit:
-            return format_number(value / (1000 if unit == "k" else limit)) + unit
-    return format_number(value)
+            return formatting.format_number(value / (1000 if unit == "k" else limit)) + unit
+    return formatting.format_number(value)
 
 
 def _stack(n: int, count: int, values: Sequence[Decimal], top: Decimal) -> tuple[Bar, ...]:
@@ -282,10 +279,11 @@ def _description(data: _Data, total: Decimal) -> str:
 def _comparison(data: _Data, total: Decimal) -> str:
     if not data.previous:
         return ""
-    change = 100 * (total / Decimal(str(data.previous)) - 1)
+    change = total / Decimal(str(data.previous)) - 1
     if not change:
         return f"As much as in the {_bucket_count(data)} before"
-    return f"{'Up' if change > 0 else 'Down'} {abs(change):,.1f} % on the {_bucket_count(data)} before"
+    share = formatting.format_percent(abs(change))
+    return f"{'Up' if change > 0 else 'Down'} {share} on the {_bucket_count(data)} before"
 
 
 def _labels(texts: list[str]) -> list[Label]:

@@ -6,8 +6,7 @@ import hashlib
 import mimetypes
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from decimal import Decimal
+from datetime import datetime, timedelta
 from importlib.resources import files
 from typing import Any
 from uuid import UUID
@@ -15,10 +14,10 @@ from uuid import UUID
 from flask import Flask, Response, g, request
 from markupsafe import Markup
 
-from saas_api.core import access, clock, ids, money
+from saas_api.core import access, clock, formatting, ids, time_zones
 from saas_api.core.access import public_view
 from saas_api.core.errors import NotFound
-from saas_api.core.web import charts, forms
+from saas_api.core.web import forms
 from saas_api.core.web.forms import Form
 
 ASSET_FOLDERS = {
@@ -30,7 +29,6 @@ ASSET_FOLDERS = {
     "swagger-ui.css": "flask_swagger_ui/dist/swagger-ui.css",
 }
 _IMMUTABLE = "public, max-age=31536000, immutable"
-EMPTY_VALUE = "\u2013"
 _RELATIVE_LIMIT = timedelta(hours=24)
 
 
@@ -97,8 +95,8 @@ def _asset(name: str) -> Asset:
 def format_datetime(instant: datetime | None, zone: str = "UTC") -> str:
     """An instant to the minute in a time zone, with a tooltip in UTC."""
     if instant is None:
-        return EMPTY_VALUE
-    return _time_element(instant, zone, clock.format_time(instant, zone, is_short=True))
+        return formatting.EMPTY_VALUE
+    return _time_element(instant, zone, formatting.format_time(instant, zone))
 
 
 def format_relative_time(instant: datetime | None, zone: str = "UTC") -> str:
@@ -108,42 +106,7 @@ def format_relative_time(instant: datetime | None, zone: str = "UTC") -> str:
     elapsed = clock.now() - instant
     if abs(elapsed) > _RELATIVE_LIMIT:
         return format_datetime(instant, zone)
-    return _time_element(instant, zone, _format_elapsed(elapsed), attributes=" data-ago")
-
-
-def format_date(value: date | datetime | None, zone: str = "UTC") -> str:
-    """A date, or the date of an instant in a time zone."""
-    return EMPTY_VALUE if value is None else clock.format_date(value, zone, is_short=True)
-
-
-def format_day(day: date) -> str:
-    """A day of this year as charts name it, such as "5 Mar"."""
-    return f"{day.day} {day:%b}"
-
-
-def format_money(amount_minor: int | None, currency: str) -> str:
-    """An amount in minor units, with its currency."""
-    if amount_minor is None:
-        return EMPTY_VALUE
-    text = money.format_minor(abs(amount_minor), currency)
-    whole, point, cents = text.partition(".")
-    sign = "\u2212" if amount_minor < 0 else ""
-    return f"{sign}{int(whole):,}{point}{cents} {currency}"
-
-
-def format_number(value: float | Decimal | str | None) -> str:
-    """A number with separators between thousands and without an exponent.
-
-    value: a Decimal, or a str as plan documents have it, loses trailing zeros
-    """
-    if value is None:
-        return EMPTY_VALUE
-    return charts.format_number(Decimal(value)) if isinstance(value, Decimal | str) else f"{value:,}"
-
-
-def format_percent(share: float | Decimal | None) -> str:
-    """A fraction as per cent with one decimal."""
-    return EMPTY_VALUE if share is None else f"{share * 100:.1f} %"
+    return _time_element(instant, zone, formatting.format_elapsed(elapsed), attributes=" data-ago")
 
 
 def public_id(value: UUID, prefix: str) -> str:
@@ -164,30 +127,22 @@ def can(permission: str) -> bool:
 
 def _time_element(instant: datetime, zone: str, text: str, attributes: str = "") -> Markup:
     utc = clock.format_rfc3339(instant)
-    local = instant.astimezone(clock.get_zone(zone))
-    title = f"{instant.astimezone(clock.get_zone('UTC')):%Y-%m-%d %H:%M:%S} UTC"
+    local = instant.astimezone(time_zones.get_zone(zone))
+    title = f"{instant.astimezone(time_zones.get_zone('UTC')):%Y-%m-%d %H:%M:%S} UTC"
     if zone != "UTC":
         title += f", {local:%Y-%m-%d %H:%M:%S} {zone}"
     return Markup('<time datetime="{}" title="{}"{}>{}</time>').format(utc, title, Markup(attributes), text)  # noqa: S704 - attributes are constants here
 
 
-def _format_elapsed(elapsed: timedelta) -> str:
-    seconds = int(abs(elapsed).total_seconds())
-    if seconds < 60:
-        text = "less than a minute"
-    elif seconds < 3600:
-        text = f"{seconds // 60} min"
-    else:
-        text = f"{seconds // 3600} h"
-    return f"in {text}" if elapsed < timedelta() else f"{text} ago"
-
-
 FILTERS: dict[str, Callable[..., Any]] = {
     "when": format_datetime,
     "ago": format_relative_time,
-    "day": format_date,
-    "money": format_money,
-    "number": format_number,
-    "percent": format_percent,
+    "day": formatting.format_date,
+    "money": formatting.format_money,
+    "cost": formatting.format_cost,
+    "period": formatting.format_period,
+    "unit_price": formatting.format_unit_price,
+    "number": formatting.format_number,
+    "percent": formatting.format_percent,
     "public_id": public_id,
 }

@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import clock, ids
+from saas_api.core import clock, ids, time_zones
 from saas_api.core.db import tenancy
 from saas_api.dashboard import plans
 from saas_api.usage.ranges import DateRange
@@ -48,7 +48,7 @@ def test_pages_of_plans_and_prices_show_each_value_and_what_has_no_price(page: B
     for path in ("/pricing", "/dashboard/billing/plans"):
         text = page.open(path).text
         assert "Lookups, by model" in text, path
-        assert "2 lookups included<br>0.25 USD for each more lookup" in text, path
+        assert "2 lookups included<br>$0.25 for each more lookup" in text, path
         assert ('<th scope="row">any other<' in text, "Storage: not priced" in text) == (True, True), path
     assert "storage 7" in page.open("/dashboard/billing/plans").text
 
@@ -95,7 +95,7 @@ def test_recent_usage_is_compared_at_the_price_of_its_values(app: Flask, page: B
     organization_id = ids.parse_id("org", alice.organization_id)
     today = clock.now().date()
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
-        days = DateRange(today, today, clock.get_zone("UTC"))
+        days = DateRange(today, today, time_zones.get_zone("UTC"))
         cards, quantities = plans.compare_plans(session, organization_id, "metered@1", days)
     assert quantities["lookups"] == Decimal("3.5")
     assert {card.code: card.month_minor for card in cards}["metered"] == 1_000 + 13 + 100 + 350

@@ -39,7 +39,7 @@ def mails_of(acme: PayingOrganization) -> dict[str, tuple[str, str]]:
 
 def test_pay_leads_to_the_checkout_and_back_to_a_polling_page(owner: Browser, acme: PayingOrganization) -> None:
     page_path = invoice_page(acme)
-    assert "99.00 USD to pay" in page_text(owner.open(page_path))
+    assert "$99.00 to pay" in page_text(owner.open(page_path))
     begun = pay(owner, acme)
     assert begun.status_code == 303
     assert re.fullmatch(r"/payments/mock/[0-9a-f]{48}", begun.location)
@@ -56,8 +56,8 @@ def test_pay_leads_to_the_checkout_and_back_to_a_polling_page(owner: Browser, ac
     assert "<html" not in settled.text
     assert "data-poll" not in settled.text
     page = page_text(owner.open(page_path))
-    assert "Paid 0.00" not in page
-    assert "Amount due 0.00" in page
+    assert "Paid $0.00" not in page
+    assert "Amount due $0.00" in page
     assert "Payment begun" in page
 
 

@@ -42,8 +42,8 @@ class DatedInvoice:
 
 @pytest.fixture(
     params=[
-        ("Pacific/Kiritimati", day(1, 15, month=5), ("9 May 2026", "2026-05-09T05:00:00.000+14:00")),
-        ("Pacific/Pago_Pago", day(2, 5, month=5), ("8 May 2026", "2026-05-08T18:00:00.000-11:00")),
+        ("Pacific/Kiritimati", day(1, 15, month=5), ("May 9, 2026", "2026-05-09T05:00:00.000+14:00")),
+        ("Pacific/Pago_Pago", day(2, 5, month=5), ("May 8, 2026", "2026-05-08T18:00:00.000-11:00")),
     ],
     ids=["east", "west"],
 )

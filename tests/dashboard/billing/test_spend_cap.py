@@ -27,8 +27,8 @@ def list_rules(acme: PayingOrganization) -> list[tuple[str, str | None, str, boo
 def test_new_organization_sees_its_default_cap(owner: Browser, acme: PayingOrganization) -> None:
     page = page_text(owner.open(SPENDING))
     cap = get_api(acme, "/alerts")["spend_cap"]
-    assert f"{cap['used']} USD of {Decimal(cap['amount']):,.2f} USD" in page
-    assert f"{cap['base']} USD of it the plan fee" in page
+    assert f"${cap['used']} of ${Decimal(cap['amount']):,.2f}" in page
+    assert f"${cap['base']} of it the plan fee" in page
     assert "Nobody here has set it." in page
 
 
@@ -37,7 +37,7 @@ def test_cap_is_changed_removed_and_set_again(owner: Browser, acme: PayingOrgani
     assert (changed.status_code, changed.location) == (303, SPENDING)
     page = page_text(owner.open(SPENDING))
     assert "The spend cap is changed." in page
-    assert "of 250.50 USD" in page
+    assert "of $250.50" in page
     assert "Nobody here has set it." not in page
     assert tuple(read_spend_cap(acme)) == (25_050, "alert")
     change(owner, CAP, limit="none")
@@ -84,8 +84,8 @@ def test_alerts_are_added_toggled_and_removed(owner: Browser, acme: PayingOrgani
     added = [("quantity", "sms", "5000", True), ("spend", None, "42.5", True)]
     assert sorted(list_rules(acme), key=str) == sorted([*before, *added], key=str)
     page = page_text(owner.open(SPENDING))
-    assert "5000 SMS segments used" in page
-    assert "Spend reaches 42.5 USD" in page
+    assert "5,000 SMS segments used" in page
+    assert "Spend reaches $42.50" in page
     rule = next(row for row in get_api(acme, "/alerts")["alerts"] if row["subject"] == "spend")
     for is_on in (False, True):
         owner.submit(SPENDING, f"{ALERTS}/{rule['id']}/switch")

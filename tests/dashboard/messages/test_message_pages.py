@@ -11,6 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from saas_api.core import formatting
 from tests.support.accounts import Headers, User, join, sign_in
 from tests.support.message_pages import MESSAGES, NEW, list_messages, pages_module, parse_csv
 from tests.support.messages import MAIL, SMS, Work, send_message
@@ -89,7 +90,7 @@ def test_canceled_message_has_its_usage_reversed(
     page = browser.open(page_path).text
     assert "Refunded" in page
     assert "-1 " in page
-    assert '<dd>0.00 USD <span class="muted">refunded</span></dd>' in page
+    assert '<dd>$0.00 <span class="muted">refunded</span></dd>' in page
     assert "Cancel the message" not in page
     work()
     assert list_messages(client, alice)[0]["status"] == "canceled"
@@ -105,10 +106,10 @@ def test_failed_message_costs_nothing_and_lowers_the_delivery_rate(
     [failed, delivered] = list_messages(client, alice)
     assert (failed["message_id"], failed["status"], failed["cost"]) == (failed_id, "failed", "0")
     assert delivered["cost"] != "0"
-    assert '0.00 USD <span class="muted">refunded</span>' in browser.open(f"{MESSAGES}/{failed_id}").text
+    assert '$0.00 <span class="muted">refunded</span>' in browser.open(f"{MESSAGES}/{failed_id}").text
     assert browser.open(MESSAGES).text.count("refunded") == 1
     home = browser.open("/dashboard").text
-    assert 'Delivery rate</a></p><p class="stat-value">50.0 %</p><p class="stat-note">1 failure in the last 2' in home
+    assert 'Delivery rate</a></p><p class="stat-value">50%</p><p class="stat-note">1 failure in the last 2' in home
 
 
 def test_sent_message_cannot_be_canceled(browser: Browser, client: FlaskClient, live: Headers, work: Work) -> None:
@@ -147,7 +148,7 @@ def test_figures_equal_the_api(browser: Browser, client: FlaskClient, alice: Use
         assert f"{MESSAGES}/{message['message_id']}" in row
         assert f'data-th="To">{message["to"]}<' in row
         assert f'data-th="Segments" class="num">{message["segments"]}<' in row
-        assert f'class="num">{message["cost"]} USD<' in row
+        assert f'class="num">{formatting.format_unit_price(message["cost"], "USD")}<' in row
         assert message["status"].capitalize() in row
         assert "Live key" in row
 

@@ -47,7 +47,7 @@ def test_page_of_a_meter_has_its_quantity_and_dimensions(app: Flask, lookups: Us
     [
         ("endpoint", [["POST /v1/lookups", "7.5", "3"]]),
         ("key", [["second", "7.5", "3"]]),
-        ("day", [["3 Apr 2026", "2", "1"], ["2 Apr 2026", "4", "1"], ["1 Apr 2026", "1.5", "1"]]),
+        ("day", [["Apr 3, 2026", "2", "1"], ["Apr 2, 2026", "4", "1"], ["Apr 1, 2026", "1.5", "1"]]),
     ],
 )
 def test_tables_of_a_meter_and_their_csv(
