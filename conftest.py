@@ -147,7 +147,8 @@ def superuser(engines: Engines, app: Flask) -> Iterator[Any]:
 def clear_tables(superuser: Any) -> Callable[[], None]:
     """Return a function that deletes every row of a test past triggers and foreign keys, in one round trip."""
     with superuser, superuser.cursor() as cursor:
-        cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        cursor.execute("""SELECT relname FROM pg_class
+          WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition""")
         tables = {name for (name,) in cursor.fetchall()} - SEEDED_TABLES
     statements = ["SET LOCAL session_replication_role = replica", "SET LOCAL lock_timeout = '5s'"]
     statements += [f'DELETE FROM "{table}"' for table in sorted(tables)]

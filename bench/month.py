@@ -14,6 +14,7 @@ from bench.consumption import Engines, tree_seconds
 from saas_api.billing import period_close
 from saas_api.core import clock
 from saas_api.core.db import tenancy
+from tests.support.ledger import USAGE_COLUMNS, append_sql
 
 MIN_ORGANIZATIONS_PER_SECOND = 200
 _BATCH = 500
@@ -37,10 +38,12 @@ INSERT INTO subscription_segments (organization_id, subscription_id, seq, plan_v
 INSERT INTO billing_periods (organization_id, id, subscription_id, seq, starts_at, ends_at, nominal_seconds, timezone)
   SELECT id, period_id, subscription_id, 1, %(april)s, %(may)s, 2592000, 'UTC' FROM new
   UNION ALL SELECT id, gen_random_uuid(), subscription_id, 2, %(may)s, %(june)s, 2678400, 'UTC' FROM new;
-INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
-    billing_period_id)
-  SELECT id, 'bench', meter || event, meter, 100, %(april)s + event * interval '1 day', period_id
-  FROM new, unnest(ARRAY['sms', 'email']) meter, generate_series(1, 20) event"""
+""" + append_sql(
+    USAGE_COLUMNS,
+    """SELECT new.id, 'bench', meter || event, meter, 100, %(april)s + event * interval '1 day', period_id, p.month
+      FROM new JOIN billing_periods p ON p.organization_id = new.id AND p.id = period_id,
+        unnest(ARRAY['sms', 'email']) meter, generate_series(1, 20) event""",
+)
 _CLOSED_AT = text("SELECT closed_at FROM billing_periods WHERE seq = 1 ORDER BY closed_at")
 _WRITTEN = text("""SELECT count(*) AS invoices, sum(total_minor) AS total_minor, max(serial) AS last_serial,
   (SELECT sum(amount_minor) FROM invoice_lines) AS lines_minor, (SELECT count(*) FROM mails) AS mails,

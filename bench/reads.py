@@ -34,6 +34,7 @@ from saas_api.core.db import tenancy
 from saas_api.usage import meters, rollups
 from tests.support.accounts import User, create_key, sign_in, sign_up
 from tests.support.billing import BillingOrganization
+from tests.support.ledger import USAGE_COLUMNS, append_sql
 from tests.support.pages import Browser
 
 SMALL = 100_000
@@ -53,19 +54,20 @@ PATHS = (
 )
 _METER = {"code": "tokens", "name": "Tokens", "unit": "token", "aggregation": "sum", "dimensions": ["model"]}
 # Seven tenths SMS, two tenths e-mail and one tenth tokens of five models; one event of a hundred is late.
-_FILL_EVENTS = """
-INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at,
-  api_key_id, properties, billing_period_id, late_for_period_id)
-SELECT %(organization)s, uuidv7(), 'messages.send', uuidv7()::text,
+_FILL_EVENTS = append_sql(
+    f"{USAGE_COLUMNS}, id, api_key_id, properties, late_for_period_id",
+    """
+SELECT %(organization)s, 'messages.send', uuidv7()::text,
   CASE WHEN n %% 10 < 7 THEN 'sms' WHEN n %% 10 < 9 THEN 'email' ELSE 'tokens' END,
   1 + n %% 3, CASE n %% 100 WHEN 50 THEN late.starts_at + n * (late.ends_at - late.starts_at) / %(events)s
     ELSE paying.starts_at + n * (%(until)s - paying.starts_at) / %(events)s END,
-  %(key)s,
+  paying.id, uuidv7(), %(key)s,
   CASE n %% 10 WHEN 9 THEN jsonb_build_object('model', 'model-' || n / 10 %% 5) ELSE '{}' END,
-  paying.id, CASE n %% 100 WHEN 50 THEN late.id END
+  CASE n %% 100 WHEN 50 THEN late.id END, paying.month
 FROM generate_series(%(first)s, %(last)s) AS n, billing_periods paying, billing_periods late
 WHERE paying.organization_id = %(organization)s AND paying.id = %(period)s AND late.organization_id = %(organization)s
-  AND late.seq = paying.seq - 1"""
+  AND late.seq = paying.seq - 1""",
+)
 # A message for ten events. One of ten thousand is of a test key, one failed, and one goes to the number looked for.
 _FILL_MESSAGES = """
 INSERT INTO messages (organization_id, id, api_key_id, mode, channel, recipient, body, status, accepted_at, finished_at,

@@ -44,7 +44,7 @@ WHERE p.state = 'open' AND p.starts_at <= :at AND (EXISTS (
     SELECT FROM usage_rollups r WHERE r.organization_id = p.organization_id AND r.billing_period_id = p.id
       AND (r.bucket_at > CAST(:at AS timestamptz) - interval '26 hours' OR r.late_for_period_id <> :nil))
   OR EXISTS (SELECT FROM meters m, usage_events e WHERE e.organization_id = p.organization_id
-      AND e.billing_period_id = p.id AND e.meter_code = m.code AND {IN_TAIL})
+      AND e.billing_period_id = p.id AND e.month = p.month AND e.meter_code = m.code AND {IN_TAIL})
   OR p.ends_at > :at AND EXISTS (SELECT FROM holds h WHERE h.organization_id = p.organization_id
       AND (h.ended_at IS NULL OR h.ended_at > CAST(:at AS timestamptz) - interval '26 hours')))
 ORDER BY p.organization_id, p.seq""")

@@ -93,7 +93,13 @@ def explain_line(invoice_id: UUID, line_id: UUID) -> LineExplanation:
 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>/lines/<id("lin"):line_id>/events.csv')
 @require_permission("billing:read")
-@endpoint(operation_id="download_invoice_line_events", tag="billing", reads_replica=True, produces="text/csv")
+@endpoint(
+    operation_id="download_invoice_line_events",
+    tag="billing",
+    reads_replica=True,
+    produces="text/csv",
+    errors=(invoices.UsageArchived,),
+)
 def download_line_events(invoice_id: UUID, line_id: UUID) -> Response:
     """Download the events behind a line.
 
@@ -101,7 +107,7 @@ def download_line_events(invoice_id: UUID, line_id: UUID) -> Response:
     of the line.
     """
     invoice, line = invoices.get_line(engine.session(), g.principal.organization_id, invoice_id, line_id)
-    rows = invoices.iter_line_event_rows(invoices.line_slice(invoice, line))
+    rows = invoices.iter_line_event_rows(invoices.get_events_of_line(engine.session(), invoice, line))
     return pages.csv_response(f"{invoice.number}-{line.position}-events.csv", invoices.LINE_EVENT_COLUMNS, rows)
 
 

@@ -24,6 +24,7 @@ from saas_api.core.errors import Conflict
 from saas_api.core.ids import NIL_UUID
 from saas_api.core.observability import get_logger
 from saas_api.usage import quantities, rollups
+from saas_api.usage.ledger import IN_LEDGER
 from saas_api.usage.quantities import EXACT_COLUMNS
 from saas_api.usage.rollups import DIMENSIONS_SQL, IS_ROLLED
 
@@ -77,7 +78,8 @@ _ALLOWED_DELAY = "CASE WHEN p.is_cut THEN interval '5 minutes' ELSE interval '0'
 USAGE_WITHIN_PERIOD = f"""
 SELECT e.organization_id, 'event ' || e.id || ' lies outside its period' AS what
 FROM usage_events e
-JOIN billing_periods paying ON (paying.organization_id, paying.id) = (e.organization_id, e.billing_period_id)
+JOIN billing_periods paying
+  ON (paying.organization_id, paying.id, paying.month) = (e.organization_id, e.billing_period_id, e.month)
 JOIN billing_periods p
   ON (p.organization_id, p.id) = (e.organization_id, coalesce(e.late_for_period_id, e.billing_period_id))
 WHERE {_per_organization("e")} AND paying.ends_at >= :since
@@ -85,7 +87,8 @@ WHERE {_per_organization("e")} AND paying.ends_at >= :since
 
 NO_USAGE_AFTER_CLOSE = f"""
 SELECT e.organization_id, 'event ' || e.id || ' was recorded after its period had closed' AS what
-FROM billing_periods p JOIN usage_events e ON (e.organization_id, e.billing_period_id) = (p.organization_id, p.id)
+FROM billing_periods p
+JOIN usage_events e ON (e.organization_id, e.billing_period_id, e.month) = (p.organization_id, p.id, p.month)
 WHERE {_per_organization("p")} AND p.ends_at >= :since AND e.recorded_at > p.closed_at"""
 
 # Late usage of meters that do not add up has no quantity of its own: what it adds depends on all other events.
@@ -97,9 +100,9 @@ _EXACT = quantities.exact_sql(
 )
 _BILLED_QUANTITIES = f"""
 WITH billed AS (
-  SELECT i.organization_id, i.id AS invoice_id, i.billing_period_id, i.number
+  SELECT i.organization_id, i.id AS invoice_id, i.billing_period_id, i.number, p.month
   FROM invoices i JOIN billing_periods p ON (p.organization_id, p.id) = (i.organization_id, i.billing_period_id)
-  WHERE {_per_organization("i")} AND i.kind = 'cycle' AND i.state <> 'void' AND p.ends_at >= :since),
+  WHERE {_per_organization("i")} AND i.kind = 'cycle' AND i.state <> 'void' AND p.ends_at >= :since AND {IN_LEDGER}),
 plans AS (
   SELECT s.organization_id, s.plan_version_id, s.starts_at, lead(s.starts_at) OVER (
     PARTITION BY s.organization_id ORDER BY s.seq) AS until
@@ -108,7 +111,8 @@ events AS (
   SELECT b.organization_id, b.invoice_id, b.billing_period_id, e.late_for_period_id, s.plan_version_id, e.meter_code,
     coalesce(d.dimension_value, '') AS dimension_value, e.reversal_of, {EXACT_COLUMNS}
   FROM billed b
-  JOIN usage_events e ON (e.organization_id, e.billing_period_id) = (b.organization_id, b.billing_period_id)
+  JOIN usage_events e
+    ON (e.organization_id, e.billing_period_id, e.month) = (b.organization_id, b.billing_period_id, b.month)
   JOIN meters m ON m.code = e.meter_code
   JOIN plans s ON s.organization_id = e.organization_id AND s.starts_at <= e.occurred_at
     AND (s.until IS NULL OR s.until > e.occurred_at)
@@ -238,16 +242,17 @@ FROM (SELECT e.organization_id, e.billing_period_id, coalesce(e.late_for_period_
         sum(e.quantity) AS quantity
       FROM usage_events e CROSS JOIN usage_watermark w
       JOIN meters m ON m.code = e.meter_code
-      JOIN billing_periods p ON (p.organization_id, p.id) = (e.organization_id, e.billing_period_id)
+      JOIN billing_periods p
+        ON (p.organization_id, p.id, p.month) = (e.organization_id, e.billing_period_id, e.month)
       {_IN_FORCE_AT.format("e", "occurred_at")}
-      WHERE {_per_organization("e")} AND p.ends_at >= :since AND {IS_ROLLED}
+      WHERE {_per_organization("e")} AND p.ends_at >= :since AND {IN_LEDGER} AND {IS_ROLLED}
       GROUP BY 1, 2, 3, 4, 5, 6) e
 FULL JOIN (
   SELECT r.organization_id, r.billing_period_id, r.late_for_period_id,
     coalesce(s.plan_version_id, 'no plan') AS plan_version_id, r.meter_code, r.dimensions, sum(r.quantity) AS quantity
   FROM usage_rollups r JOIN billing_periods p ON (p.organization_id, p.id) = (r.organization_id, r.billing_period_id)
   {_IN_FORCE_AT.format("r", "bucket_at")}
-  WHERE {_per_organization("r")} AND p.ends_at >= :since GROUP BY 1, 2, 3, 4, 5, 6) r
+  WHERE {_per_organization("r")} AND p.ends_at >= :since AND {IN_LEDGER} GROUP BY 1, 2, 3, 4, 5, 6) r
   USING (organization_id, billing_period_id, late_for_period_id, plan_version_id, meter_code, dimensions)
 WHERE coalesce(r.quantity, 0) <> coalesce(e.quantity, 0)"""
 
@@ -266,9 +271,29 @@ WHERE {_per_organization("l")} AND l.kind <> 'manual' AND i.created_at >= :since
 SETTLED_HOLDS_ARE_RECORDED = f"""
 SELECT h.organization_id, 'hold ' || h.id || ' was settled with ' || h.settled_quantity || ', the ledger has '
   || coalesce(e.quantity, 0) AS what
-FROM holds h LEFT JOIN usage_events e ON (e.organization_id, e.id) = (h.organization_id, h.usage_event_id)
+FROM holds h
+LEFT JOIN usage_event_keys k
+  ON (k.organization_id, k.source, k.idempotency_key) = (h.organization_id, h.source, h.idempotency_key)
+LEFT JOIN usage_events e ON (e.organization_id, e.id, e.month) = (k.organization_id, k.event_id, k.month)
 WHERE {_per_organization("h")} AND h.status = 'settled' AND h.mode = 'live' AND h.ended_at >= :since
-  AND (e.meter_code, e.quantity) IS DISTINCT FROM (h.meter_code, h.settled_quantity)"""
+  AND ((k.event_id, k.quantity) IS DISTINCT FROM (h.usage_event_id, h.settled_quantity)
+    OR (e.meter_code, e.quantity) <> (h.meter_code, h.settled_quantity))"""
+
+# The key that is kept for ever is what makes an event count once, and where a repeat and a reversal find it.
+EVENTS_HAVE_THEIR_KEY = f"""
+SELECT e.organization_id, 'event ' || e.id || ' has no key, or that of another' AS what
+FROM usage_events e
+JOIN billing_periods p ON (p.organization_id, p.id, p.month) = (e.organization_id, e.billing_period_id, e.month)
+LEFT JOIN usage_event_keys k
+  ON (k.organization_id, k.source, k.idempotency_key) = (e.organization_id, e.source, e.idempotency_key)
+WHERE {_per_organization("e")} AND p.ends_at >= :since
+  AND (k.event_id, k.month, k.quantity) IS DISTINCT FROM (e.id, e.month, e.quantity)
+UNION ALL
+SELECT k.organization_id, 'key ' || k.idempotency_key || ' of ' || k.source || ' has no event'
+FROM usage_event_keys k LEFT JOIN usage_events e ON (e.organization_id, e.id, e.month) = (k.organization_id, k.event_id,
+  k.month)
+WHERE {_per_organization("k")} AND e.id IS NULL AND k.month >= CAST(:since AS timestamptz) - interval '1 month'
+  AND k.month NOT IN (SELECT month FROM archived_partitions WHERE table_name = 'usage_events')"""
 
 LINES_MATCH_RATING = "amounts.rerated"
 ROLLUP_CHECK = "rollup.ledger"
@@ -288,6 +313,7 @@ INVARIANTS = (
     InvariantCheck(ROLLUP_CHECK, ROLLUPS_MATCH_LEDGER, holds_billing=False),
     InvariantCheck("money.in_flight", NO_PAYMENT_STUCK),
     InvariantCheck("holds.recorded", SETTLED_HOLDS_ARE_RECORDED),
+    InvariantCheck("ledger.keys", EVENTS_HAVE_THEIR_KEY),
 )
 
 MAX_SAMPLES = 20

@@ -23,7 +23,7 @@ from saas_api.core import clock, formatting, ids, money
 from saas_api.core.db import engine, pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import Conflict, NotFound
+from saas_api.core.errors import Conflict, Gone, NotFound
 from saas_api.usage import ledger, live_quantities, rollups
 from saas_api.usage.ledger import LineSlice
 from saas_api.usage.live_quantities import SliceTotals
@@ -43,6 +43,12 @@ LINE_EVENT_COLUMNS = (
     "properties",
 )
 _EVENT_BATCH_SIZE = 2_000
+
+
+class UsageArchived(Gone):
+    """The usage of this billing period is in an archive of the operator."""
+
+    code, message = "USAGE_ARCHIVED", "The usage events of this billing period are archived. Ask the operator for them."
 
 
 class InvoiceNotOpen(Conflict):
@@ -291,6 +297,17 @@ def line_slice(invoice: Invoice, line: InvoiceLine) -> LineSlice | None:
         line.calculation.get("dimension"),
         line.dimension_value,
     )
+
+
+def get_events_of_line(session: Session, invoice: Invoice, line: InvoiceLine) -> LineSlice | None:
+    """As `line_slice`, to read the events one by one.
+
+    raises: UsageArchived
+    """
+    events_of_line = line_slice(invoice, line)
+    if events_of_line and ledger.is_archived(session, events_of_line.organization_id, events_of_line.period_id):
+        raise UsageArchived
+    return events_of_line
 
 
 def iter_line_event_rows(events_of_line: LineSlice | None, zone: str = "UTC") -> Iterator[tuple[Any, ...]]:

@@ -1,7 +1,7 @@
 """Tables of billing, with enums of the values that their text columns allow."""
 
 import uuid
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -156,6 +156,7 @@ class BillingPeriod(Model):
     """A half-open range of time that is closed and invoiced exactly once.
 
     is_ended_early: it was closed before the end that it began with
+    month: the first day of the month in whose partition the usage is that the period pays for; it never changes
     """
 
     __tablename__ = "billing_periods"
@@ -172,6 +173,7 @@ class BillingPeriod(Model):
     timezone: Mapped[str] = mapped_column(Text)
     status: Mapped[PeriodStatus] = mapped_column("state", EnumText(PeriodStatus), server_default=FetchedValue())
     closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    month: Mapped[date] = mapped_column(server_default=FetchedValue())
 
 
 class BillingPause(Model):

@@ -168,7 +168,8 @@ _DUE = text("""
 SELECT organization_id FROM billing_periods p
 WHERE (state = 'closed' OR state = 'open' AND ends_at <= :through AND (
     NOT EXISTS (SELECT FROM subscriptions s WHERE s.organization_id = p.organization_id AND s.ended_at <= p.starts_at)
-    OR EXISTS (SELECT FROM usage_events e WHERE e.organization_id = p.organization_id AND e.billing_period_id = p.id)))
+    OR EXISTS (SELECT FROM usage_events e WHERE e.organization_id = p.organization_id AND e.billing_period_id = p.id
+      AND e.month = p.month)))
   AND (CAST(:chosen AS uuid[]) IS NULL OR organization_id = ANY (:chosen))
 GROUP BY organization_id ORDER BY min(ends_at), organization_id""")
 

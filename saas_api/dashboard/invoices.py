@@ -206,5 +206,6 @@ def show_line(invoice_id: UUID, line_id: UUID) -> Response:
 def download_line_events(invoice_id: UUID, line_id: UUID) -> Response:
     """Download the usage events of a line; reversals are negative, so the quantities add up."""
     invoice, line = invoices.get_line(engine.session(), context.current_organization_id(), invoice_id, line_id)
-    rows = invoices.iter_line_event_rows(invoices.line_slice(invoice, line), context.current_zone())
+    events_of_line = invoices.get_events_of_line(engine.session(), invoice, line)
+    rows = invoices.iter_line_event_rows(events_of_line, context.current_zone())
     return pages.csv_response(f"{invoice.number}-{line.position}-events.csv", invoices.LINE_EVENT_COLUMNS, rows)

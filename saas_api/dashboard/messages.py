@@ -130,11 +130,13 @@ def range_bounds(
 def list_ledger_rows(session: Session, organization_id: UUID, message_id: UUID) -> list[LedgerRow]:
     """Returns the usage event of a message and its reversal; nothing in test mode."""
     rows = session.execute(
-        text("""WITH own AS (SELECT * FROM usage_events WHERE organization_id = :organization_id AND source = :source
-            AND idempotency_key = :key)
+        text("""WITH own AS (SELECT * FROM usage_event_keys WHERE organization_id = :organization_id
+            AND source = :source AND idempotency_key = :key)
           SELECT e.id, e.meter_code, m.unit, e.quantity, e.occurred_at, e.reversal_of IS NOT NULL
-          FROM (SELECT * FROM own UNION ALL SELECT r.* FROM own JOIN usage_events r
-              ON r.organization_id = :organization_id AND r.source = 'reversal' AND r.idempotency_key = own.id::text) e
+          FROM (SELECT * FROM own UNION ALL SELECT r.* FROM own JOIN usage_event_keys r ON
+              r.organization_id = :organization_id AND r.source = 'reversal'
+              AND r.idempotency_key = own.event_id::text) k
+          JOIN usage_events e ON e.organization_id = k.organization_id AND e.id = k.event_id AND e.month = k.month
           JOIN meters m ON m.code = e.meter_code ORDER BY 6, e.recorded_at"""),
         {"organization_id": organization_id, "source": API_SOURCE, "key": str(message_id)},
     )

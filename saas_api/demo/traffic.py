@@ -45,14 +45,20 @@ FROM unnest(CAST(:ids AS uuid[]), CAST(:keys AS uuid[]), CAST(:modes AS text[]),
   CAST(:ends AS timestamptz[]))
   AS v (id, key, mode, channel, recipient, subject, body, segments, price, status, error, at, done)""")
 _INSERT_USAGE = text("""
+WITH used AS (
+  SELECT v.*, p.id AS period_id, p.month
+  FROM unnest(CAST(:usage_ids AS uuid[]), CAST(:usage_sources AS text[]), CAST(:usage_names AS text[]),
+    CAST(:usage_meters AS text[]), CAST(:usage_quantities AS int[]), CAST(:usage_times AS timestamptz[]),
+    CAST(:usage_keys AS uuid[]), CAST(:usage_messages AS uuid[]), CAST(:usage_reversals AS uuid[]))
+    AS v (id, source, known_by, meter, quantity, at, key, message, reversal_of)
+  JOIN billing_periods p ON p.organization_id = :org AND p.state = 'open' AND p.starts_at <= v.at AND p.ends_at > v.at),
+keys AS (
+  INSERT INTO usage_event_keys (organization_id, source, idempotency_key, event_id, month, quantity)
+  SELECT :org, source, known_by, id, month, quantity FROM used)
 INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at, api_key_id,
-  message_id, billing_period_id, reversal_of)
-SELECT :org, v.id, v.source, v.known_by, v.meter, v.quantity, v.at, v.key, v.message, p.id, v.reversal_of
-FROM unnest(CAST(:usage_ids AS uuid[]), CAST(:usage_sources AS text[]), CAST(:usage_names AS text[]),
-  CAST(:usage_meters AS text[]), CAST(:usage_quantities AS int[]), CAST(:usage_times AS timestamptz[]),
-  CAST(:usage_keys AS uuid[]), CAST(:usage_messages AS uuid[]), CAST(:usage_reversals AS uuid[]))
-  AS v (id, source, known_by, meter, quantity, at, key, message, reversal_of)
-JOIN billing_periods p ON p.organization_id = :org AND p.state = 'open' AND p.starts_at <= v.at AND p.ends_at > v.at""")
+  message_id, billing_period_id, reversal_of, month)
+SELECT :org, id, source, known_by, meter, quantity, at, key, message, period_id, reversal_of, month FROM used
+ORDER BY reversal_of IS NOT NULL""")
 
 
 @dataclass(frozen=True)

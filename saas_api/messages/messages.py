@@ -213,12 +213,13 @@ def cancel_message(session: Session, principal: Principal, message_id: UUID) -> 
 
 
 _ENDED_MESSAGES = """
-SELECT u.id AS event_id, v.reversal_id
+SELECT u.id AS event_id, u.month, v.reversal_id
 FROM unnest(CAST(:ids AS uuid[]), CAST(:reversal_ids AS uuid[])) AS v (id, reversal_id)
 JOIN messages m ON m.organization_id = :organization_id AND m.id = v.id AND m.status IN ('failed', 'canceled')
   AND m.finished_at = now()
-JOIN usage_events u ON u.organization_id = :organization_id AND u.source = 'messages.send'
-  AND u.idempotency_key = CAST(m.id AS text)
+JOIN usage_event_keys k ON k.organization_id = :organization_id AND k.source = 'messages.send'
+  AND k.idempotency_key = CAST(m.id AS text)
+JOIN usage_events u ON u.organization_id = :organization_id AND u.id = k.event_id AND u.month = k.month
 JOIN meters t ON t.code = u.meter_code AND t.reverse_on_failure"""
 
 

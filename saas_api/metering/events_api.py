@@ -29,7 +29,14 @@ from saas_api.metering.event_schemas import (
     UsageEventsIn,
 )
 from saas_api.metering.ingestion import MAX_EVENTS, Ingestion
-from saas_api.metering.reversals import AlreadyReversed, AmbiguousEvent, EventReference, Reversal, UsageEventNotFound
+from saas_api.metering.reversals import (
+    AlreadyReversed,
+    AmbiguousEvent,
+    EventArchived,
+    EventReference,
+    Reversal,
+    UsageEventNotFound,
+)
 
 bp = Blueprint("metering_events", __name__)
 
@@ -72,7 +79,7 @@ def record_events() -> Ingestion:
     tag="events",
     body=ReverseIn(),
     returns=ReversalOut(),
-    errors=(UsageEventNotFound, AmbiguousEvent, AlreadyReversed, IdempotencyKeyInvalid),
+    errors=(UsageEventNotFound, AmbiguousEvent, AlreadyReversed, EventArchived, IdempotencyKeyInvalid),
 )
 def reverse_event(event_id: str, body: dict[str, Any]) -> Reversal:
     """Take a usage event back, once.

@@ -26,7 +26,7 @@ MAX_ATTEMPTS = 4
 _NO_OPEN_PERIOD = "usage_events.billing_period_id"
 _COMMITTED_BEFORE = ("usage_events_pkey", "test_usage_events_pkey")
 _DUPLICATES = (
-    "usage_events_organization_id_source_idempotency_key_key",
+    ledger.KEY_CONSTRAINT,
     "test_usage_events_organization_id_source_idempotency_key_key",
 )
 _LOCK_LIMITS = text("SELECT pg_advisory_xact_lock(hashtextextended(:organization, 3))")

@@ -36,6 +36,12 @@ class AlreadyReversed(Conflict):
     code, message = "ALREADY_REVERSED", "This event is reversed already."
 
 
+class EventArchived(Conflict):
+    """The usage of the event's billing period is archived: what it was billed cannot change any more."""
+
+    code, message = "EVENT_ARCHIVED", "This event is archived with its billing period and can no longer be reversed."
+
+
 @dataclass(frozen=True)
 class EventReference:
     """Which event a service means.
@@ -71,18 +77,30 @@ class Reversal:
 
 # For each organization one search in a unique index, because no index begins with the event.
 _FIND = """
-SELECT o.id AS organization_id, u.id FROM organizations o
-JOIN LATERAL (SELECT id FROM usage_events WHERE organization_id = o.id AND source = :source AND {condition}) u ON true
+SELECT o.id AS organization_id, u.id, u.month FROM organizations o JOIN LATERAL ({event}) u ON true
 WHERE CAST(:organization_id AS uuid) IS NULL OR o.id = :organization_id LIMIT 2"""
-_FIND_OWN_ID, _FIND_PUBLIC_ID = (
-    sa.text(_FIND.format(condition=condition)) for condition in ("idempotency_key = :id", "id = CAST(:id AS uuid)")
+_FIND_OWN_ID = sa.text(
+    _FIND.format(
+        event="""SELECT event_id AS id, month FROM usage_event_keys
+          WHERE organization_id = o.id AND source = :source AND idempotency_key = :id"""
+    )
 )
-_CHOSEN = "SELECT CAST(:event_id AS uuid) AS event_id, CAST(:reversal_id AS uuid) AS reversal_id"
-_GET = sa.text("""
+_FIND_PUBLIC_ID = sa.text(
+    _FIND.format(
+        event="""SELECT id, month FROM usage_events
+          WHERE organization_id = o.id AND source = :source AND id = CAST(:id AS uuid)"""
+    )
+)
+_CHOSEN = """SELECT CAST(:event_id AS uuid) AS event_id, CAST(:month AS date) AS month,
+  CAST(:reversal_id AS uuid) AS reversal_id"""
+_GET = sa.text(f"""
 SELECT r.id, r.reversal_of, u.idempotency_key AS event_id, u.source, r.organization_id, r.meter_code AS meter,
   r.quantity, r.occurred_at AS time, r.recorded_at AS created_at
-FROM usage_events r JOIN usage_events u ON u.organization_id = r.organization_id AND u.id = r.reversal_of
-WHERE r.organization_id = :organization_id AND r.reversal_of = :event_id""")
+FROM usage_event_keys k
+JOIN usage_events r ON r.organization_id = k.organization_id AND r.id = k.event_id AND r.month = k.month
+JOIN usage_events u ON u.organization_id = r.organization_id AND u.id = r.reversal_of AND u.month = :month
+WHERE k.organization_id = :organization_id AND k.source = '{ledger.REVERSAL_SOURCE}'
+  AND k.idempotency_key = CAST(CAST(:event_id AS uuid) AS text)""")
 
 
 def reverse_event(reference: EventReference, idempotency_key: str | None = None) -> Reversal:
@@ -90,23 +108,27 @@ def reverse_event(reference: EventReference, idempotency_key: str | None = None)
 
     A closed billing period keeps its invoice: the earliest open one pays then.
     idempotency_key: a repeat with it gets the same reversal
-    raises: UsageEventNotFound, AmbiguousEvent, AlreadyReversed
+    raises: UsageEventNotFound, AmbiguousEvent, AlreadyReversed, EventArchived
     """
-    organization_id, event_id = _find_event(reference)
-    reversal_id = ids.new_id() if idempotency_key is None else uuid.uuid5(event_id, idempotency_key)
-    values = {"event_id": event_id, "reversal_id": reversal_id}
+    event = _find_event(reference)
+    organization_id = event.organization_id
+    reversal_id = ids.new_id() if idempotency_key is None else uuid.uuid5(event.id, idempotency_key)
+    values = {"event_id": event.id, "month": event.month, "reversal_id": reversal_id}
     with tenancy.tenant_session(organization_id) as session:
         periods.ensure_period(session, organization_id, clock.now())
         periods.lock_periods_shared(session, organization_id)
         ledger.reverse_events(session, organization_id, _CHOSEN, values)
-        reversal = session.execute(_GET, {"organization_id": organization_id, "event_id": event_id}).mappings().one()
+        found = {"organization_id": organization_id, "event_id": event.id, "month": event.month}
+        reversal = session.execute(_GET, found).mappings().one_or_none()
+    if reversal is None:
+        raise EventArchived
     if reversal["id"] != reversal_id:
         raise AlreadyReversed(details={"reversal_id": ids.format_id("uev", reversal["id"])})
     return Reversal(**reversal)
 
 
-def _find_event(reference: EventReference) -> tuple[UUID, UUID]:
-    """Organization and id of an event.
+def _find_event(reference: EventReference) -> sa.Row[Any]:
+    """Organization, id and month of an event.
 
     raises: UsageEventNotFound, AmbiguousEvent
     """
@@ -129,4 +151,4 @@ def _find_event(reference: EventReference) -> tuple[UUID, UUID]:
         raise UsageEventNotFound
     if len(rows) > 1:
         raise AmbiguousEvent
-    return rows[0].organization_id, rows[0].id
+    return rows[0]

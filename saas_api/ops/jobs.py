@@ -1,11 +1,11 @@
-"""The job that deletes expired rows."""
+"""The jobs that delete expired rows and make partitions ahead."""
 
 from typing import Any
 
 from sqlalchemy import TextClause, text
 
-from saas_api.core import idempotency
-from saas_api.core.db import tenancy
+from saas_api.core import clock, idempotency
+from saas_api.core.db import partitions, tenancy
 from saas_api.core.jobs.schedule import DAY, MINUTE, scheduled
 
 PURGE_BATCH_SIZE = 10_000  # a statement is canceled after ten seconds
@@ -47,3 +47,18 @@ def _delete_batch(statement: TextClause) -> int:
 )
 def purge() -> dict[str, int]:
     return delete_expired_rows()
+
+
+@scheduled(
+    "ops.partitions",
+    every=DAY,
+    offset=45 * MINUTE,
+    description="Make the partitions of the next two months, and refresh the statistics of partitioned tables.",
+)
+def prepare_partitions() -> dict[str, int]:
+    with tenancy.system_session("ops.partitions") as session:
+        created = partitions.prepare(session, clock.now().date())
+    with tenancy.system_session("ops.partitions") as session:
+        tenancy.allow_long_statements(session)
+        partitions.analyze(session)
+    return {"created": created}

@@ -9,7 +9,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from saas_api.core.db import engine, tenancy
+from saas_api.core import clock
+from saas_api.core.db import engine, partitions, tenancy
 from saas_api.core.db.replica import Replica
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.limits import limiter
@@ -97,6 +98,19 @@ def _read_metrics(session: SystemSession) -> Iterator[Metric]:
     ):
         rows = session.execute(text(sql)).all()
         yield _gauge(name, documentation, (label,), [((row.name,), row.value) for row in rows])
+    for name, documentation, counts in (
+        (
+            "saas_partition_months_ahead",
+            "Months after this one that have a partition.",
+            partitions.count_months_ahead(session, clock.now().date()),
+        ),
+        (
+            "saas_partition_stray_rows",
+            f"Rows whose month has no partition, up to {partitions.MAX_COUNTED_ROWS}.",
+            partitions.count_stray_rows(session),
+        ),
+    ):
+        yield _gauge(name, documentation, ("table",), [((table,), count) for table, count in counts.items()])
     counted = session.execute(text("SELECT name, labels, value FROM delivery_counters ORDER BY 1, 2")).all()
     for counter in dict.fromkeys(row.name for row in counted):
         label = _LABEL_OF_COUNTER.get(counter, "label")

@@ -14,6 +14,9 @@ from sqlalchemy.orm import Session
 from saas_api.core import clock
 from saas_api.core.db.prepared import Statement
 
+KEY_CONSTRAINT = "usage_event_keys_pkey"
+"""Constraint that usage violates whose organization, source and idempotency key were recorded before."""
+
 REVERSAL_SOURCE = "reversal"
 """Source of reversals, whose idempotency key is the id of the event."""
 
@@ -63,6 +66,14 @@ SEGMENTS_SQL = """(SELECT plan_version_id AS version_id, starts_at,
   FROM subscription_segments WHERE organization_id = :organization_id)"""
 
 
+IN_MONTH_OF_PERIOD = """e.month = (SELECT month FROM billing_periods
+    WHERE organization_id = :organization_id AND id = :period_id)"""
+"""Of an event `e` that the period pays for: in which partition it is."""
+
+IN_LEDGER = "p.month NOT IN (SELECT month FROM archived_partitions WHERE table_name = 'usage_events')"
+"""Of a billing period `p`: the usage that it pays for is here and not archived."""
+
+
 def slice_value_condition(properties: str) -> str:
     """Whether usage has the dimension's value of a `LineSlice`.
 
@@ -78,6 +89,7 @@ def slice_value_condition(properties: str) -> str:
 _LINE_EVENTS = f"""FROM usage_events e
 JOIN {SEGMENTS_SQL} s ON e.occurred_at >= s.starts_at AND e.occurred_at < s.ends_at
 WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id AND e.meter_code = :meter
+  AND {IN_MONTH_OF_PERIOD}
   AND e.late_for_period_id IS NOT DISTINCT FROM CAST(:late_for_period_id AS uuid) AND s.version_id = :version_id
   AND {slice_value_condition("e.properties")}"""
 # In the order of the ledger's index, so that a page needs no sort of all events.
@@ -122,39 +134,56 @@ def list_events(session: Session, line: LineSlice, after: RowMapping | None, lim
 
 def has_usage(session: Session, organization_id: UUID, period_id: UUID) -> bool:
     """Whether a billing period pays for any usage."""
-    statement = text("""SELECT EXISTS (SELECT FROM usage_events
-      WHERE organization_id = :organization_id AND billing_period_id = :period_id)""")
+    statement = text(f"""SELECT EXISTS (SELECT FROM usage_events e
+      WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id AND {IN_MONTH_OF_PERIOD})""")
     return bool(session.scalar(statement, {"organization_id": organization_id, "period_id": period_id}))
 
 
-_FIND_EVENT = """SELECT id, quantity FROM {} WHERE organization_id = :organization_id AND source = :source
-  AND idempotency_key = :key"""
+_IS_ARCHIVED = text(f"""SELECT EXISTS (SELECT FROM billing_periods p
+  WHERE p.organization_id = :organization_id AND p.id = :period_id AND NOT ({IN_LEDGER}))""")
+
+
+def is_archived(session: Session, organization_id: UUID, period_id: UUID) -> bool:
+    """Whether the usage that a billing period pays for has left the ledger for an archive."""
+    return bool(session.scalar(_IS_ARCHIVED, {"organization_id": organization_id, "period_id": period_id}))
+
+
+_FIND_EVENT = """SELECT event_id AS id, quantity FROM usage_event_keys WHERE organization_id = :organization_id
+  AND source = :source AND idempotency_key = :key"""
+_FIND_TEST_EVENT = """SELECT id, quantity FROM test_usage_events WHERE organization_id = :organization_id
+  AND source = :source AND idempotency_key = :key"""
 
 
 def find_event(
     session: Session, organization_id: UUID, source: str, key: str, *, is_test: bool = False
 ) -> Row[Any] | None:
-    """Id and quantity of the usage with an idempotency key; None if nothing was recorded under it.
+    """Id and quantity of the usage with an idempotency key, archived or not; None if nothing was recorded under it.
 
     is_test: look for a call of a test key
     """
     values = {"organization_id": organization_id, "source": source, "key": key}
-    return session.execute(text(_FIND_EVENT.format("test_usage_events" if is_test else "usage_events")), values).first()
+    return session.execute(text(_FIND_TEST_EVENT if is_test else _FIND_EVENT), values).first()
 
 
-_OPEN_AT = """(SELECT id FROM billing_periods WHERE organization_id = %(usage_org)s AND state = 'open'
-  AND starts_at <= %(usage_at)s AND ends_at > %(usage_at)s)"""
-_OPEN_NOW = """(SELECT id FROM billing_periods WHERE organization_id = %(usage_org)s AND state = 'open'
-  AND starts_at <= %(usage_now)s AND ends_at > %(usage_now)s)"""
-_EARLIEST_OPEN = """(SELECT id FROM billing_periods WHERE organization_id = %(usage_org)s AND state = 'open'
-  ORDER BY seq LIMIT 1)"""
-_CLOSED_AT = """(SELECT id FROM billing_periods WHERE organization_id = %(usage_org)s AND state <> 'open'
-  AND starts_at <= %(usage_at)s AND ends_at > %(usage_at)s)"""
-_APPEND = """INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at,
-  api_key_id, message_id, properties, endpoint, unique_value, billing_period_id, late_for_period_id)
-VALUES (%(usage_org)s, %(usage_id)s, %(usage_source)s, %(usage_key)s, %(usage_meter)s, %(usage_quantity)s, %(usage_at)s,
+_OPEN_AT = """SELECT id, month, NULL::uuid AS late_for_id FROM billing_periods WHERE organization_id = %(usage_org)s
+  AND state = 'open' AND starts_at <= %(usage_at)s AND ends_at > %(usage_at)s"""
+# The period that contains the time of the call, the one that contains the present, else the earliest.
+_OPEN_FOR_LATE = """SELECT id, month, (SELECT id FROM billing_periods WHERE organization_id = %(usage_org)s
+    AND state <> 'open' AND starts_at <= %(usage_at)s AND ends_at > %(usage_at)s) AS late_for_id
+  FROM billing_periods WHERE organization_id = %(usage_org)s AND state = 'open'
+  ORDER BY starts_at <= %(usage_at)s AND ends_at > %(usage_at)s DESC,
+    starts_at <= %(usage_now)s AND ends_at > %(usage_now)s DESC, seq LIMIT 1"""
+# The join keeps the row where no period is open, so that PostgreSQL refuses it.
+_APPEND = """WITH paying AS (SELECT p.* FROM (VALUES (1)) one LEFT JOIN ({period}) p ON true),
+key AS (
+  INSERT INTO usage_event_keys (organization_id, source, idempotency_key, event_id, month, quantity)
+  SELECT %(usage_org)s, %(usage_source)s, %(usage_key)s, %(usage_id)s, month, %(usage_quantity)s FROM paying)
+INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at, api_key_id,
+  message_id, properties, endpoint, unique_value, billing_period_id, late_for_period_id, month)
+SELECT %(usage_org)s, %(usage_id)s, %(usage_source)s, %(usage_key)s, %(usage_meter)s, %(usage_quantity)s, %(usage_at)s,
   %(usage_api_key)s, %(usage_message)s, CAST(%(usage_properties)s AS jsonb), %(usage_endpoint)s,
-  %(usage_unique_value)s, """
+  %(usage_unique_value)s, id, late_for_id, month FROM paying"""
+_APPEND_NOW, _APPEND_LATE = _APPEND.format(period=_OPEN_AT), _APPEND.format(period=_OPEN_FOR_LATE)
 _APPEND_TEST = """INSERT INTO test_usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
   occurred_at, api_key_id, properties, endpoint)
 VALUES (%(usage_org)s, %(usage_id)s, %(usage_source)s, %(usage_key)s, %(usage_meter)s, %(usage_quantity)s, %(usage_at)s,
@@ -169,9 +198,7 @@ def append_usage_statement(organization_id: UUID, usage: UsageRecord, *, is_late
     is_late: if no open period contains `usage.at`, the current period pays, else the earliest open one, and the row
         refers to the closed period
     """
-    period_id = f"coalesce({_OPEN_AT}, {_OPEN_NOW}, {_EARLIEST_OPEN})" if is_late else _OPEN_AT
-    late_for_period_id = _CLOSED_AT if is_late else "NULL"
-    return f"{_APPEND}{period_id}, {late_for_period_id})", _row_values(organization_id, usage)
+    return _APPEND_LATE if is_late else _APPEND_NOW, _row_values(organization_id, usage)
 
 
 def append_test_usage_statement(organization_id: UUID, usage: UsageRecord) -> Statement:
@@ -203,7 +230,7 @@ def reverse_events(session: Session, organization_id: UUID, chosen_sql: str, val
     The period of the event pays for it or, if that is closed, the earliest open one. The caller holds the shared period
     lock.
 
-    chosen_sql: a query of (event_id, reversal_id), a constant of the caller
+    chosen_sql: a query of (event_id, month, reversal_id), a constant of the caller; month is that of the partition
     values: its parameters
     returns: ids of the events that were reversed
     raises: IntegrityError on usage_events.billing_period_id when no period is open
@@ -212,15 +239,23 @@ def reverse_events(session: Session, organization_id: UUID, chosen_sql: str, val
     return list(session.scalars(statement, {**values, "organization_id": organization_id}))
 
 
+# Rows without a period are kept, so that PostgreSQL refuses them.
 _REVERSE = f"""
+WITH chosen AS MATERIALIZED (
+  SELECT u.*, c.reversal_id, paying.id AS paying_id, paying.month AS paying_month,
+    CASE p.state WHEN 'open' THEN u.late_for_period_id ELSE coalesce(u.late_for_period_id, p.id) END AS late_for_id
+  FROM ({{chosen}}) AS c
+  JOIN usage_events u ON u.organization_id = :organization_id AND u.id = c.event_id AND u.month = c.month
+  JOIN billing_periods p ON p.organization_id = u.organization_id AND p.id = u.billing_period_id
+  LEFT JOIN LATERAL (SELECT id, month FROM billing_periods WHERE organization_id = :organization_id AND state = 'open'
+    ORDER BY id = p.id DESC, seq LIMIT 1) paying ON true),
+keyed AS (
+  INSERT INTO usage_event_keys (organization_id, source, idempotency_key, event_id, month, quantity)
+  SELECT organization_id, '{REVERSAL_SOURCE}', CAST(id AS text), reversal_id, paying_month, -quantity FROM chosen
+  WHERE paying_id IS NOT NULL ON CONFLICT (organization_id, source, idempotency_key) DO NOTHING RETURNING event_id)
 INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at, api_key_id,
-  message_id, properties, endpoint, unique_value, billing_period_id, late_for_period_id, reversal_of)
-SELECT u.organization_id, c.reversal_id, '{REVERSAL_SOURCE}', CAST(u.id AS text), u.meter_code, -u.quantity,
-  u.occurred_at, u.api_key_id, u.message_id, u.properties, u.endpoint, u.unique_value,
-  CASE p.state WHEN 'open' THEN p.id ELSE (SELECT id FROM billing_periods WHERE organization_id = :organization_id
-    AND state = 'open' ORDER BY seq LIMIT 1) END,
-  CASE p.state WHEN 'open' THEN u.late_for_period_id ELSE coalesce(u.late_for_period_id, p.id) END, u.id
-FROM ({{chosen}}) AS c
-JOIN usage_events u ON u.organization_id = :organization_id AND u.id = c.event_id
-JOIN billing_periods p ON p.organization_id = u.organization_id AND p.id = u.billing_period_id
-ON CONFLICT (organization_id, source, idempotency_key) DO NOTHING RETURNING reversal_of"""
+  message_id, properties, endpoint, unique_value, billing_period_id, late_for_period_id, reversal_of, month)
+SELECT organization_id, reversal_id, '{REVERSAL_SOURCE}', CAST(id AS text), meter_code, -quantity, occurred_at,
+  api_key_id, message_id, properties, endpoint, unique_value, paying_id, late_for_id, id, paying_month
+FROM chosen LEFT JOIN keyed ON keyed.event_id = chosen.reversal_id
+WHERE keyed.event_id IS NOT NULL OR paying_id IS NULL RETURNING reversal_of"""

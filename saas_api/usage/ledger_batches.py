@@ -50,6 +50,7 @@ class RowOutcome(StrEnum):
 
 
 # The first period begins at the beginning of time: usage from before the account existed counts at its start.
+# IS TRUE makes PostgreSQL hash the new keys; it expects few rows, and a join would compare each with all.
 # Rows with an obstacle and duplicates alone come back, because there are few.
 _APPEND_BATCH = """
 WITH e AS MATERIALIZED (
@@ -57,14 +58,16 @@ WITH e AS MATERIALIZED (
     key text, meter text, quantity numeric, at timestamptz, api_key_id uuid, properties jsonb, unique_value text,
     is_test boolean)),
 periods AS MATERIALIZED (
-  SELECT organization_id, id, state = 'open' AS is_open, starts_at, ends_at,
+  SELECT organization_id, id, month, state = 'open' AS is_open, starts_at, ends_at,
     CASE seq WHEN 1 THEN '-infinity' ELSE starts_at END AS counts_from
   FROM billing_periods WHERE organization_id = ANY (CAST(%(batch_organizations)s AS uuid[]))),
 paying AS (
-  SELECT DISTINCT ON (organization_id) organization_id, id FROM periods WHERE is_open
+  SELECT DISTINCT ON (organization_id) organization_id, id, month FROM periods WHERE is_open
   ORDER BY organization_id, (starts_at <= %(batch_now)s AND ends_at > %(batch_now)s) DESC, starts_at),
 placed AS MATERIALIZED (
-  SELECT e.*, p.id AS period_id, p.is_open, p.starts_at, y.id AS paying_id, CASE
+  SELECT e.*, p.starts_at, CASE WHEN p.is_open THEN p.id ELSE y.id END AS paying_id,
+    CASE WHEN p.is_open THEN p.month ELSE y.month END AS month,
+    CASE WHEN NOT p.is_open THEN p.id END AS late_for_id, CASE
     WHEN e.at <= %(batch_oldest)s AND (e.is_test OR NOT p.is_open OR e.at < p.starts_at) THEN 'too_old'
     WHEN NOT e.is_test AND (p.id IS NULL OR NOT p.is_open AND y.id IS NULL) THEN 'without_period' END AS obstacle
   FROM e
@@ -75,25 +78,29 @@ appendable AS (
     AND NOT EXISTS (SELECT FROM placed WHERE obstacle = 'without_period'
       AND organization_id <> ALL (CAST(%(batch_closed)s AS uuid[])))
   ORDER BY n),
+keyed AS (
+  INSERT INTO usage_event_keys (organization_id, source, idempotency_key, event_id, month, quantity)
+  SELECT organization_id, source, key, id, month, quantity FROM appendable WHERE NOT is_test
+  ON CONFLICT DO NOTHING RETURNING event_id),
 appended AS (
   INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at, api_key_id,
-    properties, unique_value, billing_period_id, late_for_period_id)
+    properties, unique_value, billing_period_id, late_for_period_id, month)
   SELECT organization_id, id, source, key, meter, quantity, greatest(at, starts_at), api_key_id, properties,
-    unique_value, CASE WHEN is_open THEN period_id ELSE paying_id END, CASE WHEN NOT is_open THEN period_id END
-  FROM appendable WHERE NOT is_test ON CONFLICT DO NOTHING RETURNING id),
+    unique_value, paying_id, late_for_id, month
+  FROM appendable WHERE (id IN (SELECT event_id FROM keyed)) IS TRUE),
 appended_tests AS (
   INSERT INTO test_usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at,
     api_key_id, properties)
   SELECT organization_id, id, source, key, meter, quantity, at, api_key_id, properties
   FROM appendable WHERE is_test ON CONFLICT DO NOTHING RETURNING id)
-SELECT p.n, CASE WHEN coalesce(u.id, t.id) = p.id THEN 'recorded' WHEN u.id IS NOT NULL OR t.id IS NOT NULL
+SELECT p.n, CASE WHEN coalesce(u.event_id, t.id) = p.id THEN 'recorded' WHEN u.event_id IS NOT NULL OR t.id IS NOT NULL
   THEN 'duplicate' ELSE coalesce(p.obstacle, 'duplicate') END AS outcome
 FROM placed p
-LEFT JOIN usage_events u ON NOT p.is_test AND u.organization_id = p.organization_id AND u.source = p.source
+LEFT JOIN usage_event_keys u ON NOT p.is_test AND u.organization_id = p.organization_id AND u.source = p.source
   AND u.idempotency_key = p.key
 LEFT JOIN test_usage_events t ON p.is_test AND t.organization_id = p.organization_id AND t.source = p.source
   AND t.idempotency_key = p.key
-WHERE p.id NOT IN (SELECT id FROM appended UNION ALL SELECT id FROM appended_tests)"""
+WHERE p.id NOT IN (SELECT event_id FROM keyed UNION ALL SELECT id FROM appended_tests)"""
 
 
 def append_batch_statement(

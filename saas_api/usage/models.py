@@ -1,7 +1,7 @@
 """Tables of meters, the usage ledger, its rollups and their watermark, and the counts of refused requests."""
 
 import uuid
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -43,7 +43,10 @@ class Meter(Model):
 
 
 class UsageEvent(Model):
-    """One metered call in the append-only ledger, the only source of bills."""
+    """One metered call in the append-only ledger, the only source of bills.
+
+    month: of the billing period that pays, as `BillingPeriod.month`; the ledger has a partition for each
+    """
 
     __tablename__ = "usage_events"
 
@@ -64,6 +67,23 @@ class UsageEvent(Model):
     billing_period_id: Mapped[uuid.UUID]
     late_for_period_id: Mapped[uuid.UUID | None]
     reversal_of: Mapped[uuid.UUID | None]
+    month: Mapped[date]
+
+
+class UsageEventKey(Model):
+    """What was recorded once, for ever: it stays when the partition of its event is archived.
+
+    month: of the event
+    """
+
+    __tablename__ = "usage_event_keys"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(Text, primary_key=True)
+    idempotency_key: Mapped[str] = mapped_column(Text, primary_key=True)
+    event_id: Mapped[uuid.UUID]
+    month: Mapped[date]
+    quantity: Mapped[Decimal] = mapped_column(Numeric(20, 6))
 
 
 class TestUsageEvent(Model):
@@ -116,6 +136,7 @@ class UsageEventAhead(Model):
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     event_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    month: Mapped[date]
     occurred_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 

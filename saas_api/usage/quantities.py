@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.core.db import types
-from saas_api.usage.ledger import SEGMENTS_SQL
+from saas_api.usage.ledger import IN_MONTH_OF_PERIOD, SEGMENTS_SQL
 
 Chain = Sequence[tuple[str, datetime]]
 """Plan versions with their starts, in order."""
@@ -103,10 +103,11 @@ NOT_REVERSED = """e.reversal_of IS NULL AND NOT EXISTS (
     SELECT FROM usage_events r WHERE r.organization_id = e.organization_id AND r.reversal_of = e.id)"""
 _IN_FORCE = "s ON e.occurred_at >= s.starts_at AND e.occurred_at < s.ends_at"
 # A reversal that another period pays for leaves the quantity of the event's own period as it was.
-_COUNTS_IN_PERIOD = """e.organization_id = :organization_id AND e.billing_period_id = :period_id
+_COUNTS_IN_PERIOD = f"""e.organization_id = :organization_id AND e.billing_period_id = :period_id
+  AND {IN_MONTH_OF_PERIOD}
   AND e.late_for_period_id IS NULL AND e.meter_code = ANY (:meters) AND e.reversal_of IS NULL AND NOT EXISTS (
     SELECT FROM usage_events r WHERE r.organization_id = :organization_id AND r.reversal_of = e.id
-      AND r.billing_period_id = :period_id)"""
+      AND r.billing_period_id = :period_id AND r.month = e.month)"""
 
 
 def _sums_sql(keys: str, sums: str, body: str) -> str:
@@ -136,7 +137,7 @@ def select_exact(rows: Iterable[Summed]) -> set[str]:
 _PERIOD_SUMS = """SELECT s.version_id, e.meter_code AS meter, {{value}} AS dimension_value, sum(e.quantity) AS used
   FROM usage_events e JOIN {segments} s ON e.occurred_at >= s.starts_at AND e.occurred_at < s.ends_at {{join}}
   WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id AND e.late_for_period_id IS NULL
-    AND {{condition}} GROUP BY 1, 2, 3"""
+    AND {in_month} AND {{condition}} GROUP BY 1, 2, 3"""
 
 
 def period_quantities(
@@ -148,31 +149,37 @@ def period_quantities(
     """
     segments, values = segments_sql(chain)
     values |= {"organization_id": organization_id, "period_id": period_id}
-    statement = text(_sums_sql("version_id, meter", "used", _PERIOD_SUMS.format(segments=segments)))
+    statement = text(
+        _sums_sql("version_id, meter", "used", _PERIOD_SUMS.format(segments=segments, in_month=IN_MONTH_OF_PERIOD))
+    )
     rows = [PeriodQuantity(*row) for row in session.execute(statement, values)]
     exact_meters = select_exact(rows)
     sums = [row for row in rows if row.meter not in exact_meters]
     return sorted([*sums, *exact_quantities(session, organization_id, period_id, exact_meters, chain)])
 
 
+# PostgreSQL leaves out the partitions of other months only when it has the months before it plans.
+_MONTHS = text("""SELECT DISTINCT month FROM billing_periods
+WHERE organization_id = ANY (CAST(:organizations AS uuid[])) AND id = ANY (CAST(:periods AS uuid[]))""")
+_IN_MONTHS = "e.month = ANY (CAST(:months AS date[]))"
 # The periods are joined and not looked up one by one: where one organization has most of the events, PostgreSQL would
 # choose to read all of them for each of the others.
-_BATCH_PERIOD_SUMS = """SELECT paid.period_id, s.version_id, e.meter_code AS meter, {value} AS dimension_value,
+_BATCH_PERIOD_SUMS = f"""SELECT paid.period_id, s.version_id, e.meter_code AS meter, {{value}} AS dimension_value,
     sum(e.quantity) AS used
   FROM paid
   JOIN usage_events e ON e.organization_id = paid.organization_id AND e.billing_period_id = paid.period_id
   JOIN segments s ON s.organization_id = e.organization_id
-    AND e.occurred_at >= s.starts_at AND e.occurred_at < s.ends_at {join}
-  WHERE e.late_for_period_id IS NULL AND {condition} GROUP BY 1, 2, 3, 4"""
+    AND e.occurred_at >= s.starts_at AND e.occurred_at < s.ends_at {{join}}
+  WHERE e.late_for_period_id IS NULL AND {_IN_MONTHS} AND {{condition}} GROUP BY 1, 2, 3, 4"""
 _BATCH_SUMS = text(f"""WITH paid AS (
   SELECT * FROM unnest(CAST(:organizations AS uuid[]), CAST(:periods AS uuid[])) AS p (organization_id, period_id)),
 segments AS (SELECT organization_id, plan_version_id AS version_id, starts_at,
     coalesce(lead(starts_at) OVER (PARTITION BY organization_id ORDER BY seq), 'infinity') AS ends_at
   FROM subscription_segments WHERE organization_id = ANY (CAST(:organizations AS uuid[])))
 {_sums_sql("period_id, version_id, meter", "used", _BATCH_PERIOD_SUMS)}""")
-_PAYING_LATE_USAGE = text("""SELECT DISTINCT billing_period_id FROM usage_events
-WHERE organization_id = ANY (CAST(:organizations AS uuid[])) AND billing_period_id = ANY (CAST(:periods AS uuid[]))
-  AND late_for_period_id IS NOT NULL""")
+_PAYING_LATE_USAGE = text(f"""SELECT DISTINCT e.billing_period_id FROM usage_events e
+WHERE e.organization_id = ANY (CAST(:organizations AS uuid[])) AND e.billing_period_id = ANY (CAST(:periods AS uuid[]))
+  AND {_IN_MONTHS} AND e.late_for_period_id IS NOT NULL""")
 
 
 def period_quantities_in_batch(
@@ -184,7 +191,7 @@ def period_quantities_in_batch(
     returns: the usage by period
     """
     used: defaultdict[UUID, list[PeriodQuantity]] = defaultdict(list)
-    for period_id, *row in session.execute(_BATCH_SUMS, _batch_values(periods)):
+    for period_id, *row in session.execute(_BATCH_SUMS, _batch_values(session, periods)):
         used[period_id].append(PeriodQuantity(*row))
     for organization_id, period_id in periods:
         if exact_meters := select_exact(used[period_id]):
@@ -199,14 +206,15 @@ def list_paying_late_usage(session: Session, periods: Sequence[tuple[UUID, UUID]
 
     periods: organization and id of each
     """
-    return set(session.scalars(_PAYING_LATE_USAGE, _batch_values(periods)))
+    return set(session.scalars(_PAYING_LATE_USAGE, _batch_values(session, periods)))
 
 
-def _batch_values(periods: Sequence[tuple[UUID, UUID]]) -> dict[str, Any]:
-    return {
+def _batch_values(session: Session, periods: Sequence[tuple[UUID, UUID]]) -> dict[str, Any]:
+    values: dict[str, Any] = {
         "organizations": types.uuid_array([organization_id for organization_id, _ in periods]),
         "periods": types.uuid_array([period_id for _, period_id in periods]),
     }
+    return {**values, "months": list(session.scalars(_MONTHS, values))}
 
 
 def exact_quantities(
@@ -248,20 +256,22 @@ def exact_totals(
 
 _LATE_EVENTS = f"""usage_events e
 JOIN billing_periods paying ON paying.organization_id = e.organization_id AND paying.id = e.billing_period_id
+  AND paying.month = e.month
 JOIN {SEGMENTS_SQL} {_IN_FORCE}"""
 _IS_OF_LATE_PERIOD = """e.organization_id = :organization_id
   AND paying.seq <= (SELECT seq FROM billing_periods WHERE organization_id = :organization_id AND id = :period_id)
   AND (e.late_for_period_id = ANY (:late_periods)
     OR e.late_for_period_id IS NULL AND e.billing_period_id = ANY (:late_periods))"""
-_LATE_PERIODS = text("""SELECT DISTINCT late_for_period_id FROM usage_events
-  WHERE organization_id = :organization_id AND billing_period_id = :period_id AND late_for_period_id IS NOT NULL""")
+_LATE_PERIODS = text(f"""SELECT DISTINCT e.late_for_period_id FROM usage_events e
+  WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id AND {IN_MONTH_OF_PERIOD}
+    AND e.late_for_period_id IS NOT NULL""")
 # Each event counts in what was billed before, in what comes to it now, or in both.
 _LATE_FACTS = f"""SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS period_id, s.version_id, e.meter_code,
     {VALUE_SQL} AS value, moment.is_now, {EXACT_COLUMNS}
   FROM {_LATE_EVENTS} {_EVENT_PRICE}
   JOIN meters m ON m.code = e.meter_code
   LEFT JOIN (SELECT r.reversal_of AS id, r.billing_period_id <> :period_id AS is_billed FROM usage_events r
-    JOIN billing_periods p ON p.organization_id = r.organization_id AND p.id = r.billing_period_id
+    JOIN billing_periods p ON p.organization_id = r.organization_id AND p.id = r.billing_period_id AND p.month = r.month
     WHERE r.organization_id = :organization_id AND r.reversal_of IS NOT NULL AND p.seq <= (
       SELECT seq FROM billing_periods WHERE organization_id = :organization_id AND id = :period_id)
   ) reversed ON reversed.id = e.id

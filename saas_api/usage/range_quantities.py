@@ -37,7 +37,7 @@ class RangeQuantity(NamedTuple):
 
 
 _PERIODS = """periods AS (
-  SELECT organization_id, id, starts_at, ends_at FROM billing_periods
+  SELECT organization_id, id, month, starts_at, ends_at FROM billing_periods
   WHERE organization_id = :organization_id AND ends_at > :starts_at AND starts_at < :ends_at)"""
 _SUMS = text(f"""
 WITH live AS ({LIVE_USAGE_SQL}), {_PERIODS},

@@ -19,6 +19,7 @@ from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.ids import NIL_UUID
 from saas_api.core.observability import get_logger
+from saas_api.usage.ledger import IN_LEDGER
 
 log = get_logger(__name__)
 
@@ -33,44 +34,36 @@ DIMENSIONS_SQL = """CASE WHEN m.dimensions = '{}' THEN '{}'::jsonb ELSE (
     WHERE e.properties ? name) END"""
 
 
-def _event_columns(bucket_at: str) -> str:
-    """An event `e` as a row of rollups.
+# A reversal has the source of the event that it reverses. A join with the reversed events would compare each event with
+# all of them, where PostgreSQL expects few.
+_SOURCE = """CASE WHEN e.reversal_of IS NULL THEN e.source ELSE (SELECT r.source FROM usage_events r
+      WHERE r.organization_id = e.organization_id AND r.id = e.reversal_of) END"""
 
-    bucket_at: SQL expression
+
+def _event_columns(bucket_at: str, source: str) -> str:
+    """An event `e` as a row of rollups; a reversal adds no event.
+
+    bucket_at, source: SQL expressions; the endpoint stands for the source where the service names one
     """
-    # A reversal has the source of the event that it reverses, and adds no event. The endpoint stands for the source
-    # where the service names one. A join with the reversed events would compare each event with all of them, where
-    # PostgreSQL expects few.
     return f"""e.organization_id, e.billing_period_id, coalesce(e.late_for_period_id, '{NIL_UUID}') AS
-  late_for_period_id, {bucket_at} AS bucket_at, e.meter_code, coalesce(e.endpoint,
-    CASE WHEN e.reversal_of IS NULL THEN e.source ELSE (SELECT r.source FROM usage_events r
-      WHERE r.organization_id = e.organization_id AND r.id = e.reversal_of) END) AS source,
+  late_for_period_id, {bucket_at} AS bucket_at, e.meter_code, coalesce(e.endpoint, {source}) AS source,
   coalesce(e.api_key_id, '{NIL_UUID}') AS api_key_id, {DIMENSIONS_SQL} AS dimensions, e.quantity,
   (e.reversal_of IS NULL)::int AS event_count, (e.reversal_of IS NOT NULL)::int AS reversal_count,
   e.occurred_at AS first_at, e.occurred_at AS last_at"""
 
 
 _METER = "JOIN meters m ON m.code = e.meter_code"
-_LIVE_COLUMNS = _event_columns("e.occurred_at")
+_LIVE_COLUMNS = _event_columns("e.occurred_at", "e.source")
 IN_TAIL = "recorded_xid >= usage_rolled_through() AND recorded_at > (SELECT floor_at FROM usage_watermark)"
 """Whether the watermark has not reached a ledger row.
 
 The planner calls the stable function; of a value that it does not know it expects a third of the ledger above it.
 """
 
-# For WITH live AS (...); takes :organization_id. `late_for_period_id` is the nil id for usage of its own period. The
-# tail is read by period and meter, with which the ledger's index begins, and events dated ahead one by one; OFFSET 0
-# keeps the planner from reading every row of the organization instead.
+# For WITH live AS (...); takes :organization_id. `late_for_period_id` is the nil id for usage of its own period.
 LIVE_USAGE_SQL = f"""SELECT {_ROLLUP_COLUMNS} FROM usage_rollups WHERE organization_id = :organization_id
   UNION ALL
-  SELECT {_LIVE_COLUMNS} FROM billing_periods p CROSS JOIN meters m CROSS JOIN LATERAL (
-    SELECT * FROM usage_events WHERE organization_id = :organization_id AND billing_period_id = p.id
-      AND meter_code = m.code AND {IN_TAIL} OFFSET 0) e
-  WHERE p.organization_id = :organization_id
-  UNION ALL
-  SELECT {_LIVE_COLUMNS} FROM usage_events_ahead a CROSS JOIN LATERAL (
-    SELECT * FROM usage_events WHERE organization_id = :organization_id AND id = a.event_id OFFSET 0) e {_METER}
-  WHERE a.organization_id = :organization_id"""
+  SELECT {_LIVE_COLUMNS} FROM usage_tail(:organization_id) e {_METER}"""
 
 
 def count_requests(session: Session, organization_id: UUID, periods: Collection[UUID]) -> dict[UUID, int]:
@@ -84,7 +77,7 @@ def count_requests(session: Session, organization_id: UUID, periods: Collection[
 
 
 _ROLLED_COLUMNS = _event_columns(
-    "greatest(date_trunc('hour', e.occurred_at, o.timezone), happened.starts_at, s.starts_at)"
+    "greatest(date_trunc('hour', e.occurred_at, o.timezone), happened.starts_at, s.starts_at)", _SOURCE
 )
 _ROLLED_JOINS = f"""JOIN organizations o ON o.id = e.organization_id
   JOIN billing_periods happened ON happened.organization_id = e.organization_id
@@ -102,7 +95,7 @@ _LOCK_WATERMARK = text("""SELECT through_xid, floor_at,
 _SETTLED = """e.recorded_xid >= :from_xid AND e.recorded_xid < :through_xid AND e.recorded_at > :floor_at"""
 _ADD_SETTLED = text(f"""
 WITH due AS (DELETE FROM usage_events_ahead WHERE occurred_at <= now() - interval '1 minute'
-  RETURNING organization_id, event_id)
+  RETURNING organization_id, event_id, month)
 INSERT INTO usage_rollups AS r ({_ROLLUP_COLUMNS})
 SELECT {_KEY}, {_SUMS}
 FROM (SELECT {_ROLLED_COLUMNS} FROM usage_events e {_ROLLED_JOINS}
@@ -110,14 +103,15 @@ FROM (SELECT {_ROLLED_COLUMNS} FROM usage_events e {_ROLLED_JOINS}
       UNION ALL
       SELECT {_ROLLED_COLUMNS}
       FROM due CROSS JOIN LATERAL (
-        SELECT * FROM usage_events WHERE organization_id = due.organization_id AND id = due.event_id OFFSET 0) e
+        SELECT * FROM usage_events WHERE organization_id = due.organization_id AND id = due.event_id
+          AND month = due.month OFFSET 0) e
       {_ROLLED_JOINS}) settled
 GROUP BY {_KEY}
 ON CONFLICT ({_KEY}) DO UPDATE SET quantity = r.quantity + excluded.quantity,
   event_count = r.event_count + excluded.event_count, reversal_count = r.reversal_count + excluded.reversal_count,
   first_at = least(r.first_at, excluded.first_at), last_at = greatest(r.last_at, excluded.last_at)""")
-_KEEP_AHEAD = f"""INSERT INTO usage_events_ahead (organization_id, event_id, occurred_at)
-SELECT e.organization_id, e.id, e.occurred_at FROM usage_events e WHERE e.occurred_at > {_LAST_ROLLED}"""
+_KEEP_AHEAD = f"""INSERT INTO usage_events_ahead (organization_id, event_id, month, occurred_at)
+SELECT e.organization_id, e.id, e.month, e.occurred_at FROM usage_events e WHERE e.occurred_at > {_LAST_ROLLED}"""
 _KEEP_SETTLED_AHEAD = text(f"{_KEEP_AHEAD} AND {_SETTLED}")
 _RAISE_WATERMARK = text("UPDATE usage_watermark SET through_xid = :through_xid, rolled_at = now()")
 
@@ -163,12 +157,16 @@ _ROLLED = f"""SELECT {_KEY}, {_SUMS}
   FROM (SELECT {_ROLLED_COLUMNS} FROM usage_events e {_ROLLED_JOINS} CROSS JOIN usage_watermark w
         WHERE {IS_ROLLED} AND e.occurred_at >= :since AND {_IN_ORGANIZATION.format("e.")}) AS rolled
   WHERE bucket_at >= :since GROUP BY {_KEY}"""
-_DIFFERENCES = text(f"""WITH old AS (SELECT {_ROLLUP_COLUMNS} FROM usage_rollups WHERE {_IN_RANGE}), new AS ({_ROLLED})
+# Rollups stay when their events are archived.
+_IS_REBUILDABLE = f"""NOT EXISTS (SELECT FROM billing_periods p WHERE p.organization_id = r.organization_id
+  AND p.id = r.billing_period_id AND NOT ({IN_LEDGER}))"""
+_DIFFERENCES = text(f"""WITH old AS (
+  SELECT {_ROLLUP_COLUMNS} FROM usage_rollups r WHERE {_IN_RANGE} AND {_IS_REBUILDABLE}), new AS ({_ROLLED})
 SELECT count(*) FROM old FULL JOIN new USING ({_KEY})
 WHERE (old.quantity, old.event_count, old.reversal_count, old.first_at, old.last_at)
   IS DISTINCT FROM (new.quantity, new.event_count, new.reversal_count, new.first_at, new.last_at)""")
 _REPLACE = (
-    text(f"DELETE FROM usage_rollups WHERE {_IN_RANGE}"),
+    text(f"DELETE FROM usage_rollups r WHERE {_IN_RANGE} AND {_IS_REBUILDABLE}"),
     text(f"INSERT INTO usage_rollups ({_ROLLUP_COLUMNS}) {_ROLLED}"),
 )
 
@@ -207,7 +205,7 @@ def rebuild_rollups(since: datetime | None = None, organization_id: UUID | None 
 
 
 _REBUILD_ALL = (
-    text("DELETE FROM usage_rollups"),
+    text(f"DELETE FROM usage_rollups r WHERE {_IS_REBUILDABLE}"),
     text("DELETE FROM usage_events_ahead"),
     text(_KEEP_AHEAD),
     text(f"""INSERT INTO usage_rollups ({_ROLLUP_COLUMNS})

@@ -10,8 +10,8 @@ import pytest
 
 from tests.architecture.source import ROOT
 
-BASELINE = "0023"
-"""Migrations up to this one run on empty databases: nothing was released before."""
+BASELINE = "0025"
+"""Migrations up to this one run before the first release; 0024 and 0025 copy a table, so calls have to stop."""
 SQUAWK = Path(sys.executable).with_name("squawk")
 # Matters of taste; lock_timeout is set by migrations/env.py for every migration.
 IGNORED = ("prefer-bigint-over-int", "prefer-bigint-over-smallint", "prefer-robust-stmts", "prefer-text-field")

@@ -20,6 +20,7 @@ A, B, X = (f"00000000-0000-7000-8000-00000000000{digit}" for digit in "abc")
 # Tables without a model: the core and the mock providers use SQL.
 WITHOUT_MODEL = {
     "alembic_version",
+    "archived_partitions",
     "audit_chain",
     "delivery_counters",
     "idempotency_keys",
@@ -47,19 +48,21 @@ ROWS = {
     "subscriptions": "(organization_id, started_at) VALUES ('{org}', now())",
     "subscription_segments": "(organization_id, subscription_id, seq, plan_version_id, starts_at)"
     " VALUES ('{org}', '{x}', 1, 'free@1', now())",
-    "billing_periods": "(organization_id, subscription_id, seq, starts_at, ends_at, nominal_seconds, timezone)"
-    " VALUES ('{org}', '{x}', 1, now(), now() + interval '1 month', 2592000, 'UTC')",
+    "billing_periods": "(organization_id, subscription_id, seq, starts_at, ends_at, nominal_seconds, timezone, month)"
+    " VALUES ('{org}', '{x}', 1, now(), now() + interval '1 month', 2592000, 'UTC', now())",
     "messages": "(organization_id, channel, recipient, body, accepted_at, next_at)"
     " VALUES ('{org}', 'sms', 'r', 'b', now(), now())",
-    "usage_events": "(organization_id, source, idempotency_key, meter_code, quantity, occurred_at, billing_period_id)"
-    " VALUES ('{org}', 's', 'k', 'sms', 1, now(), '{x}')",
+    "usage_events": "(organization_id, source, idempotency_key, meter_code, quantity, occurred_at, billing_period_id,"
+    " month) VALUES ('{org}', 's', 'k', 'sms', 1, now(), '{x}', now())",
+    "usage_event_keys": "(organization_id, source, idempotency_key, event_id, month, quantity)"
+    " VALUES ('{org}', 's', 'k', '{x}', now(), 1)",
     "test_usage_events": "(organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at)"
     " VALUES ('{org}', '{x}', 's', 'k', 'sms', 1, now())",
     "holds": "(organization_id, id, mode, source, idempotency_key, meter_code, quantity, created_at, expires_at)"
     " VALUES ('{org}', '{x}', 'live', 's', 'k', 'sms', 1, now(), now() + interval '1 hour')",
     "usage_rollups": "(organization_id, billing_period_id, bucket_at, meter_code, source, quantity, event_count,"
     " reversal_count, first_at, last_at) VALUES ('{org}', '{x}', now(), 'sms', 's', 1, 1, 0, now(), now())",
-    "usage_events_ahead": "(organization_id, event_id, occurred_at) VALUES ('{org}', '{x}', now())",
+    "usage_events_ahead": "(organization_id, event_id, month, occurred_at) VALUES ('{org}', '{x}', now(), now())",
     "request_counts": "(organization_id, bucket_at, api_key_id, route, method, mode, outcome, requests)"
     " VALUES ('{org}', now(), '{x}', 'r', 'GET', 'live', 'failed', 1)",
     "invoices": "(organization_id, kind, currency, rule_version) VALUES ('{org}', 'manual', 'USD', 1)",
@@ -93,9 +96,11 @@ ROWS = {
 }
 TENANT_TABLES = """
 SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p') AND (c.relname = 'organizations' OR EXISTS (
-   SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'organization_id' AND NOT a.attisdropped))
+ WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+   AND (c.relname = 'organizations' OR EXISTS (
+     SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'organization_id' AND NOT a.attisdropped))
 """
+PARTITIONS = "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' ORDER BY 1"
 UNFORCED = """
 SELECT relname FROM pg_class WHERE relname = ANY(%s) AND NOT (relrowsecurity AND relforcerowsecurity)
 """
@@ -137,6 +142,20 @@ def test_tenant_tables_force_row_level_security(cursor: Any, isolated: list[str]
     # the owner, who runs the function that deletes expired events
     expected.add(("audit_events", "expired", ("saas",), False))
     assert {(table, name, tuple(roles), whole) for table, name, roles, whole in cursor.fetchall()} == expected
+
+
+def test_partitions_are_closed_to_tenants(cursor: Any) -> None:
+    cursor.execute(PARTITIONS)
+    partitions = [name for (name,) in cursor.fetchall()]
+    assert partitions
+    cursor.execute(UNFORCED, (partitions,))
+    assert cursor.fetchall() == []
+    bind(cursor, A)
+    for partition in partitions:
+        cursor.execute("SAVEPOINT before")
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            cursor.execute(f"SELECT FROM {partition}")
+        cursor.execute("ROLLBACK TO before")
 
 
 def test_foreign_keys_between_tenant_tables_carry_the_organization(cursor: Any, isolated: list[str]) -> None:
@@ -186,7 +205,9 @@ def test_models_equal_migrations(app: Flask) -> None:
         importlib.import_module(f"saas_api.{path.parent.name}.models")
     with app.app_context():
         inspector = sa.inspect(db.engine)
-        tables = set(inspector.get_table_names()) - WITHOUT_MODEL
+        with db.engine.connect() as connection:
+            partitions = set(connection.exec_driver_sql(PARTITIONS).scalars())
+        tables = set(inspector.get_table_names()) - partitions - WITHOUT_MODEL
         migrated = {table: columns(inspector.get_columns(table)) for table in tables}
     modelled = {
         name: columns([{"name": c.name, "type": c.type, "nullable": c.nullable} for c in table.columns])
@@ -265,6 +286,68 @@ def test_rollups_are_emptied_for_the_next_roll_up_to_rebuild(config: dict[str, A
                     cursor.execute("""SELECT (SELECT count(*) FROM usage_rollups), through_xid, floor_at::text
                       FROM usage_watermark""")
                     assert cursor.fetchall() == [(0, 0, "-infinity")]
+
+
+LEDGER_OF_0023 = """
+SET LOCAL session_replication_role = replica;
+INSERT INTO organizations (id, name, slug) VALUES ('{org}', 'n', 's');
+INSERT INTO billing_periods (organization_id, id, subscription_id, seq, starts_at, ends_at, nominal_seconds, timezone)
+SELECT '{org}', gen_random_uuid(), '{x}', n, '2026-01-15 12:00Z'::timestamptz + n * interval '1 month',
+  '2026-02-15 12:00Z'::timestamptz + n * interval '1 month', 2592000, 'UTC' FROM generate_series(1, 3) n;
+INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
+  billing_period_id, properties) SELECT organization_id, 's', 'k' || seq, 'sms', seq, starts_at, id, '{{"a": "b"}}'
+FROM billing_periods;
+INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
+  billing_period_id, late_for_period_id, reversal_of)
+SELECT e.organization_id, 'reversal', e.id::text, 'sms', -1, e.occurred_at, p.id, e.billing_period_id, e.id
+FROM usage_events e, billing_periods p WHERE e.quantity = 1 AND p.seq = 3;
+INSERT INTO request_counts
+SELECT organization_id, starts_at, id, 'r', 'GET', 'live', 'failed', seq FROM billing_periods;
+INSERT INTO usage_events_ahead SELECT organization_id, id, occurred_at FROM usage_events WHERE quantity = 3;
+SET LOCAL session_replication_role = origin"""
+LEDGER = """SELECT organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at, recorded_at,
+  recorded_xid, properties, billing_period_id, late_for_period_id, reversal_of FROM usage_events ORDER BY id"""
+
+
+COUNTS = "SELECT * FROM request_counts ORDER BY bucket_at"
+
+
+def test_tables_of_several_months_are_divided_and_put_together_again(config: dict[str, Any], superuser: Any) -> None:
+    with empty_database(config, superuser) as (app, _), app.app_context():
+        upgrade(revision="0023")
+        with contextlib.closing(psycopg2.connect(superuser.dsn, dbname="there_and_back")) as connection:
+            cursor = connection.cursor()
+            with connection:
+                cursor.execute(LEDGER_OF_0023.format(org=A, x=X))
+            before, counts = read(connection, LEDGER), read(connection, COUNTS)
+            upgrade(revision="0025")
+            assert (read(connection, LEDGER), read(connection, COUNTS)) == (before, counts)
+            assert len({*read(connection, "SELECT tableoid FROM request_counts")}) == len(counts) == 3
+            assert read(
+                connection, "SELECT tableoid::regclass::text, count(*) FROM usage_events GROUP BY 1 ORDER BY 1"
+            ) == [
+                ("usage_events_y2026m02", 1),
+                ("usage_events_y2026m03", 1),
+                ("usage_events_y2026m04", 2),
+            ]
+            keys = "SELECT event_id, idempotency_key, month, quantity FROM usage_event_keys ORDER BY event_id"
+            kept = "SELECT id, idempotency_key, month, quantity FROM usage_events ORDER BY id"
+            assert read(connection, keys) == read(connection, kept)
+            assert read(connection, "SELECT month::text FROM usage_events_ahead") == [("2026-04-01",)]
+            with connection:
+                cursor.execute("INSERT INTO archived_partitions VALUES ('usage_events', '2026-01-01', 1, '')")
+            with pytest.raises(sa.exc.DBAPIError, match="partitions are archived"):
+                downgrade(revision="0023")
+            with connection:
+                cursor.execute("DELETE FROM archived_partitions")
+            downgrade(revision="0023")
+            assert (read(connection, LEDGER), read(connection, COUNTS)) == (before, counts)
+
+
+def read(connection: Any, sql: str) -> list[Any]:
+    with connection, connection.cursor() as cursor:
+        cursor.execute(sql)
+        return list(cursor.fetchall())
 
 
 @contextmanager

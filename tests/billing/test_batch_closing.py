@@ -31,6 +31,7 @@ from tests.support.billing import (
 )
 from tests.support.billing_actions import add_endpoint, create_credit_note, require_review, settle_payment
 from tests.support.currencies import LAGOS, publish
+from tests.support.ledger import USAGE_COLUMNS, append_sql
 from tests.support.statements import count_statements
 
 pytestmark = pytest.mark.usefixtures("context")
@@ -99,12 +100,15 @@ def close_for_good(organization: BillingOrganization, choice: random.Random) -> 
     organization_closing.close_organization(organization.id, SYSTEM_ACTOR)
 
 
-REVERSE = text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
-    occurred_at, billing_period_id, late_for_period_id, reversal_of)
-  SELECT u.organization_id, gen_random_uuid(), 'reversal', u.id::text, u.meter_code, -u.quantity, u.occurred_at, now.id,
-    nullif(u.billing_period_id, now.id), u.id
-  FROM usage_events u, (SELECT id FROM billing_periods WHERE state = 'open' ORDER BY seq LIMIT 1) now
-  WHERE u.id = :id""")
+REVERSE = text(
+    append_sql(
+        f"{USAGE_COLUMNS}, late_for_period_id, reversal_of",
+        """SELECT u.organization_id, 'reversal', u.id::text, u.meter_code, -u.quantity, u.occurred_at, now.id,
+            nullif(u.billing_period_id, now.id), u.id, now.month
+          FROM usage_events u, (SELECT id, month FROM billing_periods WHERE state = 'open' ORDER BY seq LIMIT 1) now
+          WHERE u.id = :id""",
+    )
+)
 PAUSE = text("INSERT INTO billing_pauses VALUES (:id, :at, CAST(:at AS timestamptz) + interval '9 days')")
 HOLD = text("UPDATE billing_profiles SET parked_at = now(), parked_reason = 'test' WHERE organization_id = :id")
 

@@ -22,7 +22,8 @@ from tests.support.billing_actions import system_session
 LOOK_UP = """SELECT id FROM billing_periods WHERE organization_id = :org AND state = 'open' AND starts_at <= :at
   AND ends_at > :at"""
 WRITE = text("""INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
-  billing_period_id) VALUES (:org, 'race', 'k', 'sms', 1, :at, :period)""")
+  billing_period_id, month) SELECT :org, 'race', 'k', 'sms', 1, :at, id, month FROM billing_periods
+  WHERE id = :period""")
 CLOSE = text("""UPDATE billing_periods SET state = 'closed', closed_at = clock_timestamp()
   WHERE organization_id = :org AND seq = 1""")
 LATE = """SELECT e.id FROM usage_events e JOIN billing_periods p ON p.id = e.billing_period_id

@@ -10,13 +10,13 @@ from sqlalchemy.exc import DBAPIError
 from saas_api.core.db import tenancy
 from tests.support.billing import BillingOrganization, create_organization, day
 from tests.support.billing_actions import close_periods, settle_payment, system_session
+from tests.support.ledger import USAGE_COLUMNS, append_sql
 
 pytestmark = pytest.mark.usefixtures("context")
 PERIOD = (
     "INSERT INTO billing_periods (organization_id, subscription_id, seq, starts_at, ends_at, nominal_seconds, timezone)"
 )
-EVENT = """INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
-  billing_period_id, reversal_of)"""
+EVENT_COLUMNS = f"{USAGE_COLUMNS}, reversal_of"
 LATER = "SELECT organization_id, subscription_id"
 INVOICE = (
     "INSERT INTO invoices (organization_id, billing_period_id, kind, currency, rule_version{0}) SELECT organization_id,"
@@ -35,25 +35,53 @@ def organization() -> BillingOrganization:
 
 VIOLATIONS: dict[str, str] = {
     # B2: events do not change, and each is billed in one period
-    "an event without a period": f"""{EVENT}
-      SELECT organization_id, 'x', 'k', 'sms', 1, now(), NULL, NULL FROM subscriptions""",
+    "an event without a period": append_sql(
+        EVENT_COLUMNS, "SELECT organization_id, 'x', 'k', 'sms', 1, now(), NULL, NULL, now() FROM subscriptions"
+    ),
     "an event changed": "UPDATE usage_events SET occurred_at = occurred_at - interval '1 day'",
     "an event moved to another period": "UPDATE usage_events SET billing_period_id = gen_random_uuid()",
     "an event deleted": "DELETE FROM usage_events",
-    "a negative event that takes nothing back": f"""{EVENT}
-      SELECT organization_id, 'x', 'k', 'sms', -1, now(), id, NULL FROM billing_periods WHERE seq = 2""",
-    "an event of nothing": f"""{EVENT}
-      SELECT organization_id, 'x', 'k', 'sms', 0, now(), id, NULL FROM billing_periods WHERE seq = 2""",
-    "an event of an unknown meter": f"""{EVENT}
-      SELECT organization_id, 'x', 'k', 'smoke', 1, now(), id, NULL FROM billing_periods WHERE seq = 2""",
+    "a negative event that takes nothing back": append_sql(
+        EVENT_COLUMNS,
+        "SELECT organization_id, 'x', 'k', 'sms', -1, now(), id, NULL, month FROM billing_periods WHERE seq = 2",
+    ),
+    "an event of nothing": append_sql(
+        EVENT_COLUMNS,
+        "SELECT organization_id, 'x', 'k', 'sms', 0, now(), id, NULL, month FROM billing_periods WHERE seq = 2",
+    ),
+    "an event of an unknown meter": append_sql(
+        EVENT_COLUMNS,
+        "SELECT organization_id, 'x', 'k', 'smoke', 1, now(), id, NULL, month FROM billing_periods WHERE seq = 2",
+    ),
     "an event late for the period that pays": """INSERT INTO usage_events (organization_id, source, idempotency_key,
-      meter_code, quantity, occurred_at, billing_period_id, late_for_period_id)
-      SELECT organization_id, 'x', 'k', 'sms', 1, now(), id, id FROM billing_periods WHERE seq = 2""",
+      meter_code, quantity, occurred_at, billing_period_id, late_for_period_id, month)
+      SELECT organization_id, 'x', 'k', 'sms', 1, now(), id, id, month FROM billing_periods WHERE seq = 2""",
+    "an event in the partition of another month": append_sql(
+        USAGE_COLUMNS,
+        """SELECT organization_id, 'x', 'k', 'sms', 1, now(), id, month + interval '1 month' FROM billing_periods
+          WHERE seq = 2""",
+    ),
     # B3: a key counts once, for ever, and so does a reversal
-    "an event counted twice": f"""{EVENT} SELECT organization_id, source, idempotency_key, meter_code, quantity,
-      occurred_at, billing_period_id, NULL FROM usage_events""",
-    "an event reversed twice": f"""{EVENT} SELECT organization_id, 'reversal', n::text, meter_code, -quantity,
-      occurred_at, billing_period_id, id FROM usage_events, generate_series(1, 2) n""",
+    "an event counted twice": append_sql(
+        USAGE_COLUMNS,
+        """SELECT organization_id, source, idempotency_key, meter_code, quantity, occurred_at, billing_period_id, month
+          FROM usage_events""",
+    ),
+    "an event reversed twice": append_sql(
+        EVENT_COLUMNS,
+        """SELECT organization_id, 'reversal', id::text, meter_code, -quantity, occurred_at, billing_period_id, id,
+            month FROM usage_events, generate_series(1, 2)""",
+    ),
+    "an event reversed under another key": append_sql(
+        EVENT_COLUMNS,
+        """SELECT organization_id, 'reversal', 'k', meter_code, -quantity, occurred_at, billing_period_id, id, month
+          FROM usage_events""",
+    ),
+    "a reversal of nothing": append_sql(
+        EVENT_COLUMNS,
+        """SELECT organization_id, 'reversal', v.id::text, 'sms', -1, now(), p.id, v.id, p.month
+          FROM billing_periods p, (SELECT gen_random_uuid() AS id) v WHERE p.seq = 2""",
+    ),
     # B4: no gap and no overlap
     "a gap between periods": f"""{PERIOD}
       {LATER}, 3, ends_at + interval '1 s', ends_at + interval '30 d', 2592000, 'UTC'
@@ -228,7 +256,7 @@ def test_other_organization_neither_reads_nor_writes_billing_rows(organization: 
     foreign: dict[str, Any] = {"id": organization.id}
     for statement in (
         "INSERT INTO billing_profiles (organization_id) VALUES (:id)",
-        f"""{EVENT} SELECT :id, 'x', 'k', 'sms', 1, now(), id, NULL FROM billing_periods""",
+        append_sql(EVENT_COLUMNS, "SELECT :id, 'x', 'k', 'sms', 1, now(), id, NULL, month FROM billing_periods"),
         f"""{PERIOD} SELECT :id, subscription_id, 3, ends_at, ends_at + interval '30 d', 2592000, 'UTC'
           FROM billing_periods""",
     ):

@@ -142,6 +142,9 @@ def test_valid_data_pass_every_check() -> None:
               SELECT organization_id, id, 'completions', 'k', meter_code, 9, occurred_at, occurred_at + interval '1 h',
                 occurred_at, 'settled', id, quantity + 1 FROM usage_events WHERE meter_code = 'email'""",
         ),
+        ("ledger.keys", "DELETE FROM usage_event_keys WHERE quantity > 0"),
+        ("ledger.keys", "UPDATE usage_event_keys SET event_id = gen_random_uuid()"),
+        ("ledger.keys", "DELETE FROM usage_events WHERE meter_code = 'email'"),
     ],
 )
 def test_planted_violation_is_found(check: str, sql: str, plant: Plant, superuser: Any) -> None:

@@ -26,6 +26,7 @@ from tests.support.accounts import join, make_key, sign_in
 from tests.support.billing import day
 from tests.support.billing_reads import BillingReader, sign_up_for_billing
 from tests.support.http_receiver import wait_until
+from tests.support.ledger import USAGE_COLUMNS, append_sql
 
 CENT = Decimal("0.01")
 
@@ -45,12 +46,13 @@ def acme(client: FlaskClient) -> BillingReader:
 
 def reverse_usage(reader: BillingReader, event_id: Any) -> None:
     """Reverse an event in its own, open period."""
-    sql = text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
-        occurred_at, billing_period_id, reversal_of)
-      SELECT organization_id, gen_random_uuid(), 'reversal', id::text, meter_code, -quantity, occurred_at,
-        billing_period_id, id FROM usage_events WHERE id = :id""")
+    sql = append_sql(
+        f"{USAGE_COLUMNS}, reversal_of",
+        """SELECT organization_id, 'reversal', id::text, meter_code, -quantity, occurred_at, billing_period_id, id,
+            month FROM usage_events WHERE id = :id""",
+    )
     with reader.account.transaction() as session:
-        session.execute(sql, {"id": event_id})
+        session.execute(text(sql), {"id": event_id})
 
 
 def table(response: Any) -> list[dict[str, str]]:
@@ -277,13 +279,14 @@ def test_event_csv_escapes_formulas(client: FlaskClient) -> None:
     reader = sign_up_for_billing(client)
     with reader.app_context() as account:
         event = account.use(1, at=day(10))
-        sql = text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
-            occurred_at, billing_period_id)
-          SELECT organization_id, gen_random_uuid(), :source, '=HYPERLINK("http://x.example")', meter_code, 1,
-            occurred_at, billing_period_id FROM usage_events WHERE id = :id""")
+        sql = append_sql(
+            USAGE_COLUMNS,
+            """SELECT organization_id, :source, '=HYPERLINK("http://x.example")', meter_code, 1, occurred_at,
+              billing_period_id, month FROM usage_events WHERE id = :id""",
+        )
         for source in ("+1", "-1", "@x", "=1+1", "\tx", 'plain, "quoted"'):
             with account.transaction() as session:
-                session.execute(sql, {"id": event.id, "source": source})
+                session.execute(text(sql), {"id": event.id, "source": source})
     reader.close()
     rows = table(reader.request(f"{reader.line('usage')[0]}/events.csv"))[1:]
     assert [row["source"] for row in rows] == ["'+1", "'-1", "'@x", "'=1+1", "'\tx", 'plain, "quoted"']
@@ -293,10 +296,14 @@ def test_event_csv_escapes_formulas(client: FlaskClient) -> None:
 def test_long_event_csv_is_streamed_without_holding_a_connection(acme: BillingReader, app: Flask) -> None:
     with acme.app_context() as account, account.transaction() as session:
         session.execute(
-            text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
-                occurred_at, billing_period_id)
-              SELECT organization_id, gen_random_uuid(), 'messages.send', n::text, 'sms', 1, '2026-05-02', id
-              FROM billing_periods, generate_series(1, 5000) n WHERE '2026-05-02' BETWEEN starts_at AND ends_at"""),
+            text(
+                append_sql(
+                    USAGE_COLUMNS,
+                    """SELECT organization_id, 'messages.send', n::text, 'sms', 1, '2026-05-02', id, month
+                      FROM billing_periods, generate_series(1, 5000) n
+                      WHERE '2026-05-02' BETWEEN starts_at AND ends_at""",
+                )
+            ),
         )
     acme.close(day(1, 2, month=6))
     path, _ = acme.line("usage")

@@ -14,6 +14,7 @@ from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
 from tests.support.billing import create_organization, day, publish_plan
 from tests.support.closing import CloseRunner
+from tests.support.ledger import USAGE_COLUMNS, append_sql
 
 AT = "2026-05-01T02:00:00Z"
 ORGANIZATIONS = 110
@@ -43,29 +44,39 @@ INSERT INTO subscription_segments (organization_id, subscription_id, seq, plan_v
 SELECT s.organization_id, s.id, 1, p.plan, s.started_at
 FROM subscriptions s JOIN ({_PLAN}) p ON p.id = s.organization_id""")
 # In March organizations on studio send 5,000 segments, which are billed with the minimum of 100.00.
-_USE_IN_MARCH = text("""
-INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
-  billing_period_id)
-SELECT organization_id, 'test', 'march', 'sms', 5000, :at, id FROM billing_periods WHERE ends_at = :april""")
+_USE_IN_MARCH = text(
+    append_sql(
+        USAGE_COLUMNS,
+        """
+SELECT organization_id, 'test', 'march', 'sms', 5000, :at, id, month FROM billing_periods WHERE ends_at = :april""",
+    )
+)
 # In April organization n sends 1,000 + n segments in two events, and 1,005 e-mails, which come out at half a cent.
-_USE = text("""
-INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
-  billing_period_id)
-SELECT o.id, 'test', v.meter || v.quantity, v.meter, v.quantity, :at, p.id
+_USE = text(
+    append_sql(
+        USAGE_COLUMNS,
+        """
+SELECT o.id, 'test', v.meter || v.quantity, v.meter, v.quantity, :at, p.id, p.month
 FROM organizations o JOIN billing_periods p ON p.organization_id = o.id AND p.starts_at = :april,
 LATERAL (VALUES ('sms', 1000), ('sms', substring(o.name from '[0-9]+')::int), ('email', 1005)) v (meter, quantity)
-WHERE o.name LIKE 'Organization %'""")
+WHERE o.name LIKE 'Organization %'""",
+    )
+)
 # 5,030 + n segments of March are recorded in April, and 50 others fail: with them March comes to 99.80 + n cents.
-_RECORD_LATE = text("""
-INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
-  billing_period_id, late_for_period_id, reversal_of)
-SELECT o.id, v.source, 'late', 'sms', v.quantity, e.occurred_at, april.id, march.id, v.reversal_of
+_RECORD_LATE = text(
+    append_sql(
+        f"{USAGE_COLUMNS}, late_for_period_id, reversal_of",
+        """
+SELECT o.id, v.source, v.key, 'sms', v.quantity, e.occurred_at, april.id, march.id, v.reversal_of, april.month
 FROM organizations o
 JOIN billing_periods march ON march.organization_id = o.id AND march.ends_at = :april
 JOIN billing_periods april ON april.organization_id = o.id AND april.starts_at = :april
 JOIN usage_events e ON e.organization_id = o.id AND e.billing_period_id = march.id,
-LATERAL (VALUES ('test', 5030 + substring(o.name from '[0-9]+')::int, NULL), ('reversal', -50, e.id))
-  v (source, quantity, reversal_of)""")
+LATERAL (VALUES ('test', 'late', 5030 + substring(o.name from '[0-9]+')::int, NULL),
+  ('reversal', e.id::text, -50, e.id))
+  v (source, key, quantity, reversal_of)""",
+    )
+)
 # 100.00 pay March, 5.00 are left for April.
 _GRANT = text("""
 INSERT INTO credit_grants (organization_id, source_key, kind, currency, amount_minor, remaining_minor, effective_at)

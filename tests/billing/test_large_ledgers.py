@@ -72,5 +72,5 @@ def test_events_are_read_once_when_many_organizations_are_closed(app: Flask, acm
     with collect_scans(app, "usage_events") as scans:
         result = period_close.close_due(clock.now())
     assert (result.failed, len(result.invoices)) == ([], 1 + len(others))
-    assert sum(scan.rows_read for scan in scans) == ROWS
+    assert sum(scan.rows_read for scan in scans) == ROWS, scans
     assert {scan.timeout for scan in scans if scan.rows_read} == {"10min"}

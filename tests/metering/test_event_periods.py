@@ -25,8 +25,8 @@ MARCH, APRIL, MAY = (datetime(2026, month, 1, tzinfo=UTC) for month in (3, 4, 5)
 NOW = datetime(2026, 4, 15, 12, tzinfo=UTC)
 PAYS = """(SELECT starts_at FROM billing_periods p WHERE p.id = billing_period_id) AS pays,
   (SELECT starts_at FROM billing_periods p WHERE p.id = late_for_period_id) AS late_for"""
-HELD_ROW = """INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
-  billing_period_id) VALUES (%(id)s, 'lookups', 'held', 'lookups', 1, now(), gen_random_uuid())"""
+HELD_KEY = """INSERT INTO usage_event_keys (organization_id, source, idempotency_key, event_id, month, quantity)
+VALUES (%(id)s, 'lookups', 'held', gen_random_uuid(), now(), 1)"""
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_closing_waits_for_the_batch_that_has_begun(
     holder = engines.postgres.superuser("saas")
     with contextlib.closing(holder), holder.cursor() as cursor:
         cursor.execute("SET session_replication_role = replica")  # without locks of its own on the period
-        cursor.execute(HELD_ROW, {"id": str(acme.id)})
+        cursor.execute(HELD_KEY, {"id": str(acme.id)})
         sending.start()
         wait_for_locks(superuser, 1, sending)
         closing.start()

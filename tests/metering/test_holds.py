@@ -18,6 +18,7 @@ from saas_api.metering import holds
 from saas_api.webhooks import event_types
 from tests.support.accounts import create_key
 from tests.support.holds import HOLDS, HoldingOrganization, read_counters
+from tests.support.ledger import USAGE_COLUMNS, append_sql
 from tests.support.pages import Browser
 from tests.support.second_process import WebProcess, web_process
 from tests.support.services import create_service, service_headers
@@ -139,10 +140,11 @@ def test_hold_under_the_id_of_recorded_usage_has_ended(acme: HoldingOrganization
 def test_event_with_the_id_of_a_hold_is_its_usage(acme: HoldingOrganization) -> None:
     hold_id = acme.hold(5, event_id="req-1")
     acme.execute(
-        """INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at,
-            billing_period_id)
-          SELECT organization_id, gen_random_uuid(), 'completions', 'req-1', 'sms', 4, now(), id FROM billing_periods
-          WHERE starts_at <= now() AND ends_at > now()"""
+        append_sql(
+            USAGE_COLUMNS,
+            """SELECT organization_id, 'completions', 'req-1', 'sms', 4, now(), id, month FROM billing_periods
+              WHERE starts_at <= now() AND ends_at > now()""",
+        )
     )
     assert acme.settle(hold_id, 3)["settled_quantity"] == 4
     assert [quantity for _, _, quantity, _ in acme.usage()] == [4]

@@ -19,6 +19,7 @@ from saas_api.core import clock, ids
 from saas_api.core.db import engine, tenancy
 from saas_api.usage import ledger, meters
 from saas_api.usage.ledger import UsageRecord
+from tests.support.ledger import USAGE_COLUMNS, append_sql
 
 
 def day(number: int, hour: int = 0, month: int = 4) -> datetime:
@@ -73,14 +74,15 @@ class BillingOrganization:
 
     def reverse(self, event: UsageRecord) -> None:
         """Reverse an event; the current period pays for that of a closed one."""
-        sql = text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
-            occurred_at, billing_period_id, late_for_period_id, reversal_of)
-          SELECT u.organization_id, gen_random_uuid(), 'reversal', u.id::text, u.meter_code, -u.quantity, u.occurred_at,
-            now.id, nullif(coalesce(u.late_for_period_id, u.billing_period_id), now.id), u.id
-          FROM usage_events u,
-            (SELECT id FROM billing_periods WHERE state = 'open' ORDER BY seq LIMIT 1) AS now WHERE u.id = :id""")
+        sql = append_sql(
+            f"{USAGE_COLUMNS}, late_for_period_id, reversal_of",
+            """SELECT u.organization_id, 'reversal', u.id::text, u.meter_code, -u.quantity, u.occurred_at, now.id,
+                nullif(coalesce(u.late_for_period_id, u.billing_period_id), now.id), u.id, now.month
+              FROM usage_events u, (SELECT id, month FROM billing_periods WHERE state = 'open' ORDER BY seq LIMIT 1) now
+              WHERE u.id = :id""",
+        )
         with self.transaction() as session:
-            session.execute(sql, {"id": event.id})
+            session.execute(text(sql), {"id": event.id})
 
     def switch(self, version: str, at: datetime) -> None:
         """Put another plan version in force from an instant on; it replaces a segment that starts then."""

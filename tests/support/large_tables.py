@@ -3,20 +3,24 @@
 from typing import Any
 from uuid import UUID
 
+from tests.support.ledger import USAGE_COLUMNS, append_sql
+
 ROWS = 20_000
-_EVENTS = """
-INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at, recorded_at,
-  billing_period_id, recorded_xid)
-SELECT organization_id, 'import', n, 'sms', 1, at, at, id, 3 + n / 100
-FROM billing_periods, generate_series(0, 19999) n, LATERAL (SELECT starts_at + n * (ends_at - starts_at) / 20000) t (at)
-WHERE organization_id = %s AND seq = %s"""
+_EVENTS = append_sql(
+    f"{USAGE_COLUMNS}, recorded_at, recorded_xid",
+    """SELECT organization_id, 'import', n, 'sms', 1, at, id, at, 3 + n / 100, month
+      FROM billing_periods, generate_series(0, 19999) n,
+        LATERAL (SELECT starts_at + n * (ends_at - starts_at) / 20000) t (at)
+      WHERE organization_id = %s AND seq = %s""",
+)
 
 
 def fill_ledger(superuser: Any, organization_id: UUID, seq: int = 1) -> None:
     """Spread ROWS events of one SMS segment over a period, as recorded when they happened; the first at its start."""
     insert_rows(superuser, "usage_events", _EVENTS, str(organization_id), seq)
     with superuser, superuser.cursor() as cursor:
-        cursor.execute("SELECT brin_summarize_new_values('usage_events_settled')")
+        cursor.execute("""SELECT brin_summarize_new_values(relid) FROM pg_partition_tree('usage_events_settled')
+          WHERE isleaf""")
 
 
 def insert_rows(superuser: Any, table: str, statement: str, *parameters: Any) -> None:

@@ -1,5 +1,6 @@
 """The plans of the SQL statements of a block, as PostgreSQL runs them."""
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,9 +56,10 @@ def collect_scans(app: Flask, table: str) -> Iterator[list[Scan]]:
 
 
 def _scans(node: dict[str, Any], table: str, timeout: str) -> Iterator[Scan]:
-    if node.get("Relation Name") == table and node["Node Type"].endswith("Scan"):
-        loops = int(node["Actual Loops"])
+    loops = int(node["Actual Loops"])
+    is_of_table = re.fullmatch(rf"{table}(_y\d{{4}}m\d\d|_default)?", node.get("Relation Name", ""))
+    if is_of_table and node["Node Type"].endswith("Scan") and loops > 0:
         removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
-        yield Scan(table, loops, round((node["Actual Rows"] + removed) * loops), timeout)
+        yield Scan(node["Relation Name"], loops, round((node["Actual Rows"] + removed) * loops), timeout)
     for child in node.get("Plans", ()):
         yield from _scans(child, table, timeout)

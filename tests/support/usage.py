@@ -17,6 +17,7 @@ from saas_api.core.db import tenancy
 from saas_api.usage import ledger, refused_requests, rollups
 from saas_api.usage.ledger import UsageRecord
 from tests.support.accounts import Headers, create_key, sign_up
+from tests.support.ledger import USAGE_COLUMNS, append_sql
 from tests.support.organizations import Organization
 
 APRIL_15 = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
@@ -80,10 +81,13 @@ class UsageOrganization(Organization):
         """Reverse an event, as a failed message does."""
         with self.transaction() as session:
             session.execute(
-                text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
-                    occurred_at, api_key_id, billing_period_id, reversal_of)
-                  SELECT organization_id, gen_random_uuid(), 'reversal', id::text, meter_code, -quantity, occurred_at,
-                    api_key_id, billing_period_id, id FROM usage_events WHERE id = :id"""),
+                text(
+                    append_sql(
+                        f"{USAGE_COLUMNS}, api_key_id, reversal_of",
+                        """SELECT organization_id, 'reversal', id::text, meter_code, -quantity, occurred_at,
+                            billing_period_id, api_key_id, id, month FROM usage_events WHERE id = :id""",
+                    )
+                ),
                 {"id": event.id},
             )
 

@@ -18,6 +18,7 @@ from saas_api.usage.ledger import UsageRecord
 from saas_api.usage.meter_file import Aggregation, MeterContent
 from saas_api.usage.rollups import LIVE_USAGE_SQL
 from tests.support.billing import BillingOrganization, create_organization
+from tests.support.ledger import USAGE_COLUMNS, append_sql
 
 TOKENS = {
     "code": "llm.tokens",
@@ -187,10 +188,13 @@ def test_change_waits_for_usage_that_is_being_recorded(context: Flask, app: Flas
     thread = threading.Thread(target=change)
     with organization.transaction() as session:
         session.execute(
-            text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
-              occurred_at, billing_period_id)
-            SELECT organization_id, gen_random_uuid(), 'assistant', 'race', 'llm.tokens', 1, occurred_at,
-              billing_period_id FROM usage_events""")
+            text(
+                append_sql(
+                    USAGE_COLUMNS,
+                    """SELECT organization_id, 'assistant', 'race', 'llm.tokens', 1, occurred_at, billing_period_id,
+                      month FROM usage_events""",
+                )
+            )
         )
         thread.start()
         wait_for_lock(session)

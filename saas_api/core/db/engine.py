@@ -1,6 +1,7 @@
 """The database engine: models, sessions that are bound to a scope, and batches of statements."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,6 +30,9 @@ BIND_SCOPE_SQL = "SELECT set_config('role', %s, true), set_config('app.organizat
 _READ_ONLY = "set_config('transaction_read_only', 'on', true)"
 _PLAN_LOST = ("26000", "0A000")
 """SQLSTATE of a prepared statement that the connection does not have, or whose result a migration has changed."""
+
+_PARTITION = re.compile(r"_(y\d{4}m\d{2}|default)$")
+"""What the name of a partition adds to that of its table, as `create_partition` of the database writes it."""
 
 
 @dataclass(frozen=True)
@@ -221,10 +225,15 @@ def dispose_connections(*, close: bool = True) -> None:
 
 
 def violated_constraint(error: DBAPIError) -> str | None:
-    """Return the name of the violated constraint, or `table.column` for a violated NOT NULL."""
+    """Return the name of the violated constraint, or `table.column` for a violated NOT NULL.
+
+    A constraint of a partition has the name that it has in the partitioned table.
+    """
     diagnostics = getattr(error.orig, "diag", None)
     if diagnostics is None:
         return None
+    table = diagnostics.table_name or ""
+    own_table = _PARTITION.sub("", table)
     if diagnostics.constraint_name:
-        return str(diagnostics.constraint_name)
-    return f"{diagnostics.table_name}.{diagnostics.column_name}" if diagnostics.column_name else None
+        return str(diagnostics.constraint_name).replace(table, own_table, 1)
+    return f"{own_table}.{diagnostics.column_name}" if diagnostics.column_name else None
