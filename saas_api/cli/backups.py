@@ -115,11 +115,11 @@ def _write_draft(draft: Path) -> Manifest:
         manifest = Manifest(
             version=setting("VERSION"),
             revision=setting("REVISION"),
-            migration=_get_migration(connection),
+            migration=get_migration(connection),
             postgresql=_server_major(connection),
             created_at=clock.format_rfc3339(created_at),
             bytes=file.stat().st_size,
-            sha256=_digest(file),
+            sha256=digest_file(file),
             rows=_count_rows(connection),
         )
     with (draft / MANIFEST_FILE).open("w", encoding="utf-8") as output:
@@ -136,7 +136,7 @@ def _read_manifest(directory: Path) -> Manifest:
     """
     try:
         manifest = Manifest(**json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8")))
-        digest = _digest(directory / DATABASE_FILE)
+        digest = digest_file(directory / DATABASE_FILE)
     except OSError as error:
         raise CommandError(f"{error.filename} cannot be read: {error.strerror}.") from None
     except (ValueError, TypeError):
@@ -189,7 +189,8 @@ def _count_rows(connection: sa.Connection) -> dict[str, int]:
         connection.execute(sa.text("SET LOCAL ROLE NONE"))
 
 
-def _get_migration(connection: sa.Connection) -> str:
+def get_migration(connection: sa.Connection) -> str:
+    """Revision of the tables."""
     return str(connection.scalar(sa.text("SELECT version_num FROM alembic_version")))
 
 
@@ -197,7 +198,8 @@ def _server_major(connection: sa.Connection) -> int:
     return int(str(connection.scalar(sa.text("SHOW server_version_num")))) // 10_000
 
 
-def _digest(file: Path) -> str:
+def digest_file(file: Path) -> str:
+    """SHA-256 of a file, in hex digits."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while piece := stream.read(_READ_IN_PIECES):
