@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from botocore.session import Session
-from botocore.validate import ParamValidator
 from flask import Flask
 
 from config import REQUIRED_IN_PRODUCTION, Settings
@@ -63,15 +61,6 @@ def container_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 COMPONENTS = list(components())
-
-
-@pytest.mark.parametrize("name", ECS)
-def test_file_for_ecs_is_a_request_that_the_interface_of_aws_takes(name: str) -> None:
-    operation = "CreateService" if name.endswith("-service") else "RegisterTaskDefinition"
-    shape = Session().get_service_model("ecs").operation_model(operation).input_shape
-    assert ParamValidator().validate(ECS[name], shape).generate_report() == ""
-    misspelt = ParamValidator().validate({**ECS[name], "famly": 1}, shape).generate_report()
-    assert "Unknown parameter" in misspelt
 
 
 def discovery_problems(value: Any, schema: dict[str, Any], schemas: dict[str, Any], path: str = "") -> Iterator[str]:
