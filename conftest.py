@@ -13,6 +13,7 @@ from argon2 import PasswordHasher
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
+from psycopg2.errors import DeadlockDetected
 from xdist.scheduler import LoadScopeScheduling
 
 from config import load
@@ -163,9 +164,14 @@ def clear_tables(superuser: Any) -> Callable[[], None]:
     ]
     script = "; ".join(statements)
 
-    def clear() -> None:
-        with superuser, superuser.cursor() as cursor:
-            cursor.execute(script)
+    def clear(attempts: int = 3) -> None:
+        try:
+            with superuser, superuser.cursor() as cursor:
+                cursor.execute(script)
+        except DeadlockDetected:  # with a thread that writes counts each second, which has it behind it then
+            if attempts == 1:
+                raise
+            clear(attempts - 1)
 
     return clear
 

@@ -280,7 +280,7 @@ def _email_context(context: _AlertContext, rule: AlertRule) -> dict[str, str]:
             what, limit = "spend alert", formatting.format_cost(rule.threshold, currency)
         case _:
             what, limit = f"{rule.meter_code} alert", formatting.format_number(rule.threshold)
-    share = rule.threshold / 100 if "percent" in rule.subject else Decimal(1)
+    share = rule.threshold.scaleb(-2) if "percent" in rule.subject else Decimal(1)
     return {"what": what, "percent": formatting.format_percent(share), "used": used, "limit": limit}
 
 
