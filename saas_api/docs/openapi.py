@@ -31,13 +31,15 @@ from saas_api.core.idempotency import IdempotencyKeyInvalid, IdempotencyKeyReuse
 from saas_api.core.web.endpoint import Operation
 from saas_api.docs import components, examples
 from saas_api.metering import refusals
+from saas_api.metering.metered_endpoints import MeterUnavailable
 from saas_api.services.service_tokens import InvalidServiceToken
 
 VERSION = "1.0"
 API_DESCRIPTION = """Send SMS and e-mail, see what was used, and be billed for exactly that.
 
 Sign in for an access token, create an API key with it, and send with the key.
-Every error carries a stable `code` and the `request_id` to quote when you ask for help."""
+Every error carries a stable `code` and the `request_id` to quote when you ask for help. Each operation lists its codes;
+any may answer 405, 408, 414 or 431 to a request that cannot be served, and 500 when the mistake is ours."""
 _IDEMPOTENCY_KEY = {
     "in": "header",
     "name": "Idempotency-Key",
@@ -327,6 +329,7 @@ def _access_errors(route: ApiRoute) -> set[type[ApiError]]:
     }
     if access.is_metered:
         error_types |= {refusals.SubscriptionRestricted, refusals.QuotaExceeded, refusals.SpendCapReached}
+        error_types.add(MeterUnavailable)
     return error_types | (_user_errors(route) if access.is_open_to_users else set())
 
 

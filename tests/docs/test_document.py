@@ -11,6 +11,7 @@ from flask import Flask
 from saas_api.billing.invoices import LINE_EVENT_COLUMNS
 from saas_api.billing.usage_api import USAGE_CSV_COLUMNS
 from saas_api.docs import blueprint, components, examples
+from saas_api.metering import refusals
 from tests.support import contract
 
 
@@ -118,6 +119,19 @@ def test_answers_document_their_headers(document: dict[str, Any]) -> None:
             assert ("WWW-Authenticate" in response["headers"]) == (status == "401")
     sent = next(item for item in operations(document) if item["operationId"] == "send_message")["responses"]["202"]
     assert {"RateLimit", "RateLimit-Policy", "X-RateLimit-Remaining", "Idempotency-Replayed"} <= sent["headers"].keys()
+
+
+def test_metered_call_lists_all_its_refusals(document: dict[str, Any]) -> None:
+    sent = next(item for item in operations(document) if item["operationId"] == "send_message")["responses"]
+    codes = {
+        code
+        for status, response in sent.items()
+        if status >= "400"
+        for code in response["content"]["application/json"]["examples"]
+    }
+    listed = {error.code for error in refusals.ALL} | {"MISSING_API_KEY", "RATE_LIMIT_EXCEEDED", "METER_UNAVAILABLE"}
+    assert listed <= codes
+    assert "FRESH_TOKEN_REQUIRED" not in codes
 
 
 def test_server_is_the_address_of_the_platform(app: Flask, document: dict[str, Any]) -> None:
