@@ -168,7 +168,7 @@ class Settings(BaseProductSettings):
     REQUIRE_VERIFIED_EMAIL: bool | None = setting_field(
         None,
         "0 or 1",
-        "asks for a verified e-mail address before live keys, invitations and payments; 1 in production, else 0",
+        "asks for a verified email address before live keys, invitations and payments; 1 in production, else 0",
     )
 
     AUDIT_RETENTION_DAYS: int | None = setting_field(

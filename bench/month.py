@@ -21,7 +21,7 @@ _BATCH = 500
 _APRIL, _MAY = datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC)
 
 # Each organization has its next period, and an owner who gets the mail of the invoice; one of ten has an endpoint,
-# which gets events. Half of them pay for starter, and all have used twenty segments and twenty e-mails.
+# which gets events. Half of them pay for starter, and all have used twenty segments and twenty emails.
 _CREATE = """
 CREATE TEMPORARY TABLE new ON COMMIT DROP AS
   SELECT n, gen_random_uuid() AS id, gen_random_uuid() AS user_id, gen_random_uuid() AS subscription_id,
@@ -49,7 +49,7 @@ _WRITTEN = text("""SELECT count(*) AS invoices, sum(total_minor) AS total_minor,
   (SELECT sum(amount_minor) FROM invoice_lines) AS lines_minor, (SELECT count(*) FROM mails) AS mails,
   (SELECT count(*) FROM events) AS events, (SELECT count(*) FROM audit_events) AS audit_events FROM invoices""")
 _MINOR_FREE, _MINOR_STARTER = 1_100, 2_900 + 2_200
-"""2,000 segments at 0.01 and 2,000 e-mails at 0.001; on free the first 1,000 of each cost nothing."""
+"""2,000 segments at 0.01 and 2,000 emails at 0.001; on free the first 1,000 of each cost nothing."""
 
 
 @dataclass(frozen=True)

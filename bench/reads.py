@@ -53,7 +53,7 @@ PATHS = (
     *("/messages", "/messages?to=%2B4741234567", "/messages?mode=test", "/messages?status=failed"),
 )
 _METER = {"code": "tokens", "name": "Tokens", "unit": "token", "aggregation": "sum", "dimensions": ["model"]}
-# Seven tenths SMS, two tenths e-mail and one tenth tokens of five models; one event of a hundred is late.
+# Seven tenths SMS, two tenths email and one tenth tokens of five models; one event of a hundred is late.
 _FILL_EVENTS = append_sql(
     f"{USAGE_COLUMNS}, id, api_key_id, properties, late_for_period_id",
     """

@@ -211,7 +211,7 @@ END $$;
 CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE
   ON subscription_segments FOR EACH ROW EXECUTE FUNCTION segment_guard();
 
-INSERT INTO meters (code, name, unit) VALUES ('sms', 'SMS', 'segment'), ('email', 'E-mail', 'message');
+INSERT INTO meters (code, name, unit) VALUES ('sms', 'SMS', 'segment'), ('email', 'Email', 'message');
 
 INSERT INTO plans (code, name, position) VALUES ('free','Free',1), ('starter','Starter',2), ('pro','Pro',3),
   ('scale','Scale',4);

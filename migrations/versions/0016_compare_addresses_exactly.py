@@ -1,4 +1,4 @@
-"""Store e-mail addresses in one form; separate idempotency keys by mode; store the last failure of an endpoint."""
+"""Store email addresses in one form; separate idempotency keys by mode; store the last failure of an endpoint."""
 
 import unicodedata
 

@@ -207,7 +207,7 @@ bp.post("/auth/request-verification", endpoint="request_verification_link")(
     errors=(InvalidOneTimeToken, TooManyRequests),
 )
 def verify_email(body: dict[str, Any]) -> Any:
-    """Verify an e-mail address with the token of a mailed link."""
+    """Verify an email address with the token of a mailed link."""
     return ViewResult(users.verify_email(body["token"]), message="Verified.")
 
 
@@ -316,7 +316,7 @@ def get_organization() -> Any:
     errors=(TooManyRequests, EmailNotVerified),
 )
 def update_organization(body: dict[str, Any]) -> Any:
-    """Change the name, billing e-mail (a link is sent to verify it) or time zone (from the next billing period)."""
+    """Change the name, billing email (a link is sent to verify it) or time zone (from the next billing period)."""
     return {"organization": organizations.update_organization(engine.session(), g.principal, body)}
 
 

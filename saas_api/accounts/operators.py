@@ -44,7 +44,7 @@ class LastOperator(Conflict):
 
 
 def list_operators(session: SystemSession) -> list[tuple[User, Operator]]:
-    """Every operator, sorted by e-mail address."""
+    """Every operator, sorted by email address."""
     statement = select(User, Operator).join(Operator, Operator.user_id == User.id).order_by(User.email)
     return [(user, operator) for user, operator in session.execute(statement)]
 

@@ -119,7 +119,7 @@ def create_own_organization(principal: Principal, name: str, timezone: str | Non
 
 
 def update_organization(session: Session, principal: Principal, values: Mapping[str, str | None]) -> Organization:
-    """Change the name, billing e-mail or time zone; a time zone applies from the next billing period.
+    """Change the name, billing email or time zone; a time zone applies from the next billing period.
 
     A new billing address gets a link, and no other mail until that is opened.
     values: by attribute name; attributes that are left out stay

@@ -1,4 +1,4 @@
-"""Public pages of sign-up, sign-in, sign-out, password reset, e-mail verification and invitations."""
+"""Public pages of sign-up, sign-in, sign-out, password reset, email verification and invitations."""
 
 import json
 import re
@@ -164,12 +164,12 @@ def verify_email_form(form: Form | None = None) -> Response:
 @throttles.limit_links
 @form_view(TokenIn(), form=verify_email_form)
 def verify_email(body: dict[str, Any]) -> Any:
-    """Verify the e-mail address."""
+    """Verify the email address."""
     try:
         user = users.verify_email(body["token"])
     except InvalidOneTimeToken as error:
         if g.visitor and g.visitor.email_verified:
-            return pages.redirect_to(HOME_PATH, _notice="Your e-mail address is verified.")
+            return pages.redirect_to(HOME_PATH, _notice="Your email address is verified.")
         return _expired_link_page(error, "accounts_pages.login_form")
     endpoint = HOME_PATH if g.visitor else "accounts_pages.login_form"
     return pages.redirect_to(endpoint, _notice=f"{user.email} is verified.")

@@ -67,7 +67,7 @@ def password_length_problem(password: str) -> str | None:
 def password_problem(password: str, user_inputs: Sequence[str]) -> str | None:
     """A sentence when a normalized password is too short, too long or easy to guess, else None.
 
-    user_inputs: what an attacker would try first, such as the e-mail address
+    user_inputs: what an attacker would try first, such as the email address
     """
     if problem := password_length_problem(password):
         return problem
@@ -101,7 +101,7 @@ def hash_new_password(password: str, field: str, *user_inputs: str) -> str:
     """Check and hash a new password. Slow, so call it outside of transactions.
 
     field: of the request, named in the error
-    user_inputs: what an attacker would try first, such as the e-mail address
+    user_inputs: what an attacker would try first, such as the email address
     raises: ValidationFailed
     """
     password = normalize_password(password)

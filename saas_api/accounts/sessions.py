@@ -45,7 +45,7 @@ SELECT u.id, u.email_verified_at IS NOT NULL, o.id, CASE WHEN %(is_impersonating
 class InvalidCredentials(Unauthenticated):
     """There is no such account or the password is wrong; the response does not tell which."""
 
-    code, message = "INVALID_CREDENTIALS", "The e-mail address or the password is wrong."
+    code, message = "INVALID_CREDENTIALS", "The email address or the password is wrong."
 
 
 class TokenMalformed(Unauthenticated):

@@ -1,4 +1,4 @@
-"""Users: lookups, creation, name, password verification and e-mail verification."""
+"""Users: lookups, creation, name, password verification and email verification."""
 
 from uuid import UUID
 
@@ -20,13 +20,13 @@ from saas_api.mail import mails
 class AlreadyVerified(Conflict):
     """The address is verified already."""
 
-    code, message = "ALREADY_VERIFIED", "This e-mail address is verified already."
+    code, message = "ALREADY_VERIFIED", "This email address is verified already."
 
 
 class EmailTaken(Conflict):
     """Another account has the address."""
 
-    code, message = "EMAIL_TAKEN", "There is an account with this e-mail address."
+    code, message = "EMAIL_TAKEN", "There is an account with this email address."
     constraint, field = "users_email", User.email.key
 
 

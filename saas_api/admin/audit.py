@@ -60,7 +60,7 @@ def list_audit(session: SystemSession, query: dict[str, Any]) -> Page:
 
 
 def get_names(session: SystemSession, events: Collection[AuditEvent]) -> dict[str, str]:
-    """E-mail addresses of the users and names of the organizations in audit events, by id."""
+    """Email addresses of the users and names of the organizations in audit events, by id."""
     ids = [*(event.actor_id for event in events), *(event.target_id for event in events)]
     user_ids = [UUID(id_) for id_ in ids if id_ and _is_uuid(id_)]
     organization_ids = [

@@ -92,7 +92,7 @@ ORGANIZATION_COLUMNS: Columns = {
 class OrganizationListQuery(ListQuery):
     """Filters of organizations.
 
-    q: a part of the name or of an e-mail address, an id, or the beginning of an API key
+    q: a part of the name or of an email address, an id, or the beginning of an API key
     """
 
     q = Text(maximum=200, load_default=None)

@@ -44,7 +44,7 @@ USER_COLUMNS: Columns = {
 
 
 class UserListQuery(ListQuery):
-    """Filters of users; `q` is a part of the e-mail address or the name, or an id."""
+    """Filters of users; `q` is a part of the email address or the name, or an id."""
 
     q = Text(maximum=254, load_default=None)
     kind = fields.String(load_default=None, validate=validate.OneOf(("operator", "unverified", "disabled")))
@@ -185,7 +185,7 @@ def end_user_sessions(operator: OperatorContext, user_id: UUID) -> int:
 
 
 def send_password_reset(operator: OperatorContext, user_id: UUID) -> None:
-    """E-mails a user the link that sets a new password, as if they had requested it.
+    """Emails a user the link that sets a new password, as if they had requested it.
 
     raises: NotFound
     """

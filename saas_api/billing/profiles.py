@@ -18,7 +18,7 @@ from saas_api.webhooks import organization_events
 
 @dataclass(frozen=True)
 class BillingDetails:
-    """How invoices name an organization, besides its billing e-mail.
+    """How invoices name an organization, besides its billing email.
 
     name: legal name; None for the name of the organization
     address: rows of the address

@@ -70,7 +70,7 @@ def action_command(
 
     variants: actions that run instead, with the help text, by flag; they take options of the action or fewer
     is_reason_required: False records the name of the command as the reason where none is given
-    find_operator: the operator with an e-mail address, the first argument then; the OS user acts without it
+    find_operator: the operator with an email address, the first argument then; the OS user acts without it
     """
     flags = variants or {}
     default_reason = None if is_reason_required else f"flask {group.name} {name}"
@@ -100,7 +100,7 @@ def action_command(
 
 
 def _find_user_id(reference: str) -> UUID:
-    """The id of the user with an id or an e-mail address.
+    """The id of the user with an id or an email address.
 
     raises: CommandError
     """
@@ -109,7 +109,7 @@ def _find_user_id(reference: str) -> UUID:
     with tenancy.system_session("cli.users") as session:
         user = users.find_by_email(session, reference.strip())
     if user is None:
-        raise CommandError(f"There is no user {reference}; give an id or an e-mail address.")
+        raise CommandError(f"There is no user {reference}; give an id or an email address.")
     return user.id
 
 

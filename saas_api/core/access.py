@@ -27,7 +27,7 @@ FULL_ACCESS = "*"
 class EmailNotVerified(Forbidden):
     """REQUIRE_VERIFIED_EMAIL is set and the user's address is not verified."""
 
-    code, message = "EMAIL_NOT_VERIFIED", "Verify your e-mail address first."
+    code, message = "EMAIL_NOT_VERIFIED", "Verify your email address first."
 
 
 class FreshLoginRequired(Unauthenticated):

@@ -99,7 +99,7 @@ class DisplayName(Name):
 
 
 def normalize_email(text: str) -> str:
-    """An e-mail address in the only form that is stored and compared: trimmed, NFC and lower case.
+    """An email address in the only form that is stored and compared: trimmed, NFC and lower case.
 
     Python's lower case, because PostgreSQL's depends on the locale of the database. It is not checked with DNS.
     raises: ValueError for a text that is no address
@@ -107,12 +107,12 @@ def normalize_email(text: str) -> str:
     try:
         address = validate_email(text.strip(), check_deliverability=False).normalized
     except EmailNotValidError as cause:
-        raise ValueError("Not a valid e-mail address.") from cause
+        raise ValueError("Not a valid email address.") from cause
     return unicodedata.normalize("NFC", address.lower())
 
 
 class Email(Text):
-    """An e-mail address, as `normalize_email` writes it."""
+    """An email address, as `normalize_email` writes it."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(maximum=254, **options)

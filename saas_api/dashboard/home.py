@@ -251,7 +251,7 @@ def _steps() -> list[dict[str, Any]] | None:
     if progress.is_dismissed or g.principal.is_impersonating:
         return None
     steps = [
-        ("Verify your e-mail address", "/dashboard/account", g.principal.email_verified, None),
+        ("Verify your email address", "/dashboard/account", g.principal.email_verified, None),
         ("Create an API key", "/dashboard/api-keys/new", progress.has_key, "keys:create"),
         ("Send your first message", "/dashboard/messages/new", progress.has_message, "messages:test"),
         ("Add a webhook endpoint", "/dashboard/webhooks/new", progress.has_endpoint, "webhooks:write"),

@@ -185,7 +185,7 @@ def _spend_cap() -> Banner | None:
 def _minor_banner(state: OrganizationState) -> Banner | None:
     if not g.principal.email_verified:
         text = "Open the link in the mail we sent you."
-        return Banner("info", "Verify your e-mail address.", text, f"{DASHBOARD_ROOT}/account", "Send the link again")
+        return Banner("info", "Verify your email address.", text, f"{DASHBOARD_ROOT}/account", "Send the link again")
     if state.disabled_endpoints:
         text = "It failed for too long, so events are not sent to it."
         return Banner("warn", "A webhook endpoint is disabled.", text, f"{DASHBOARD_ROOT}/webhooks", "See endpoints")

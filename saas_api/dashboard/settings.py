@@ -136,7 +136,7 @@ def close_organization(body: dict[str, Any]) -> Any:
 @bp.get("/account")
 @require_permission(None)
 def account_settings(form: Form | None = None) -> Response:
-    """Show the user's name, e-mail address and sessions; also to an operator without an organization."""
+    """Show the user's name, email address and sessions; also to an operator without an organization."""
     user = users.get_user(g.principal)
     active_sessions = sessions.list_sessions(g.principal, PageRequest(MAX_LISTED_SESSIONS)).items
     return pages.render_page(

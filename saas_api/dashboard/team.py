@@ -71,9 +71,9 @@ def get_invitation(session: Session, organization_id: UUID, invitation_id: UUID)
 
 
 class InvitationForm(InvitationIn):
-    """E-mail address and role of an invitation."""
+    """Email address and role of an invitation."""
 
-    email = Email(required=True, error_messages={"required": "Enter an e-mail address."})
+    email = Email(required=True, error_messages={"required": "Enter an email address."})
 
 
 class RemoveMemberForm(ConfirmationForm):

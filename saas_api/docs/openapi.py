@@ -35,7 +35,7 @@ from saas_api.metering.metered_endpoints import MeterUnavailable
 from saas_api.services.service_tokens import InvalidServiceToken
 
 VERSION = "1.0"
-API_DESCRIPTION = """Send SMS and e-mail, see what was used, and be billed for exactly that.
+API_DESCRIPTION = """Send SMS and email, see what was used, and be billed for exactly that.
 
 Sign in for an access token, create an API key with it, and send with the key.
 Every error carries a stable `code` and the `request_id` to quote when you ask for help. Each operation lists its codes;
@@ -53,7 +53,7 @@ TAGS = {
     "billing": "Plans, usage and its price, invoices and how they were calculated, spend cap, alerts and wallet.",
     "dashboard": "The figures of the dashboard's first page.",
     "events": "Usage that services report after the fact, as CloudEvents.",
-    "messages": "SMS and e-mail: send, follow and cancel.",
+    "messages": "SMS and email: send, follow and cancel.",
     "organizations": "The organization of the caller, its members and invitations, and its audit log.",
     "payments": "Payment of invoices, and the events of payment providers.",
     "services": "What services behind the platform ask: whether a call may go on, and holds for what it may come to.",

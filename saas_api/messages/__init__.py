@@ -1,4 +1,4 @@
-"""The built-in metered service: mock SMS and e-mail."""
+"""The built-in metered service: mock SMS and email."""
 
 from saas_api.core.domain import Domain
 from saas_api.core.roles import ALL_ROLES, TEAM_ROLES

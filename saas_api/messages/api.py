@@ -43,7 +43,7 @@ bp = Blueprint("messages", __name__)
     has_long_text=True,
 )
 def send(body: Mapping[str, Any]) -> Any:
-    """Send a mock SMS or e-mail. It is accepted at once and delivered within seconds."""
+    """Send a mock SMS or email. It is accepted at once and delivered within seconds."""
     return messages.accept_message(g.principal, body)
 
 

@@ -105,14 +105,14 @@ def parse_phone_number(text: str) -> str:
 
 @lru_cache(maxsize=4_096)
 def parse_email_address(text: str) -> str:
-    """Return an e-mail address with its domain in lower case.
+    """Return an email address with its domain in lower case.
 
     raises: ValueError for a text that is no address
     """
     try:
         return validate_email(text, check_deliverability=False).normalized
     except EmailNotValidError as cause:
-        raise ValueError("Not an e-mail address.") from cause
+        raise ValueError("Not an email address.") from cause
 
 
 def validation_problems(body: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -98,7 +98,7 @@ def get_meter(body: Mapping[str, Any]) -> str:
 
 
 def count_units(body: Mapping[str, Any]) -> int:
-    """Units of a message on its meter: the segments of an SMS, or one e-mail."""
+    """Units of a message on its meter: the segments of an SMS, or one email."""
     return content.count_segments(body["message"]) if body["type"] == Channel.SMS else 1
 
 

@@ -56,7 +56,7 @@ ON CONFLICT (message_id) DO UPDATE SET calls = s.calls + 1 RETURNING message_id,
 
 
 class MockMessageProvider:
-    """A provider of SMS and e-mail that delivers nothing."""
+    """A provider of SMS and email that delivers nothing."""
 
     def send_many(self, items: Sequence[OutboundMessage]) -> Iterator[list[tuple[OutboundMessage, SendResult]]]:
         """Yield the results of all messages, those without a delay first."""

@@ -1,4 +1,4 @@
-"""Verification of an e-mail address with the token of a mailed link."""
+"""Verification of an email address with the token of a mailed link."""
 
 from typing import Any
 

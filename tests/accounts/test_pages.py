@@ -20,7 +20,7 @@ def test_sign_up_page_starts_a_session(app: Flask) -> None:
 def test_sign_up_page_keeps_the_form_when_the_address_is_taken(app: Flask, alice: User) -> None:
     response = Browser(app).submit("/register", organization_name="Beta", email=alice.email, password=PASSWORD)
     assert response.status_code == 409
-    assert "There is an account with this e-mail address." in response.text
+    assert "There is an account with this email address." in response.text
     assert 'value="Beta"' in response.text
     assert PASSWORD not in response.text
 

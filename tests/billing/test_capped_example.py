@@ -39,7 +39,7 @@ def send(client: FlaskClient, alice: User) -> Callable[[Step], Any]:
         _, quantity, unit = step.action.split()
         messages = {
             "sms": {"to": "+2348012345678", "type": "sms", "message": "x" * (PER_SEGMENT * int(quantity))},
-            "e-mails": {"to": "bob@acme.example", "type": "email", "subject": "Hello", "message": "Hello"},
+            "emails": {"to": "bob@acme.example", "type": "email", "subject": "Hello", "message": "Hello"},
         }
         return client.post("/api/v1/messages/send", json=messages[unit], headers=key)
 

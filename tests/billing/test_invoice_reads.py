@@ -33,7 +33,7 @@ CENT = Decimal("0.01")
 
 @pytest.fixture
 def acme(client: FlaskClient) -> BillingReader:
-    """April on starter: 305 segments, ten e-mails, two segments reversed."""
+    """April on starter: 305 segments, ten emails, two segments reversed."""
     reader = sign_up_for_billing(client)
     with reader.app_context() as account:
         account.use(304, at=day(10))

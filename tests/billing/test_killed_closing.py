@@ -51,7 +51,7 @@ _USE_IN_MARCH = text(
 SELECT organization_id, 'test', 'march', 'sms', 5000, :at, id, month FROM billing_periods WHERE ends_at = :april""",
     )
 )
-# In April organization n sends 1,000 + n segments in two events, and 1,005 e-mails, which come out at half a cent.
+# In April organization n sends 1,000 + n segments in two events, and 1,005 emails, which come out at half a cent.
 _USE = text(
     append_sql(
         USAGE_COLUMNS,
@@ -97,7 +97,7 @@ _STATES = text("SELECT state, count(*) FROM billing_periods WHERE ends_at = :end
 
 
 def expected(number: int) -> int:
-    """Total of an organization's April in minor units; its e-mails cost 0.005 on free, and 1.005 on starter.
+    """Total of an organization's April in minor units; its emails cost 0.005 on free, and 1.005 on starter.
 
     On studio April comes to the minimum, and March to more than it for the organizations above 20.
     """

@@ -85,7 +85,7 @@ def many(count: int) -> InvoiceDocument:
 
 @pytest.fixture
 def acme(client: FlaskClient) -> BillingReader:
-    """April on starter: 3,050 segments and 12,345 e-mails come to 71.85."""
+    """April on starter: 3,050 segments and 12,345 emails come to 71.85."""
     reader = sign_up_for_billing(client)
     with reader.app_context() as account:
         account.use(3_050, at=day(10))

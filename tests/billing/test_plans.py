@@ -20,7 +20,7 @@ from saas_api.usage import meters
 from saas_api.usage.meter_file import MeterContent
 from tests.support.billing import create_organization
 
-METERS = {"sms": MeterContent("sms", "SMS", "segment"), "email": MeterContent("email", "E-mail", "message")}
+METERS = {"sms": MeterContent("sms", "SMS", "segment"), "email": MeterContent("email", "Email", "message")}
 TEAM = {
     "plan": "team",
     "name": "Team",

@@ -45,7 +45,7 @@ from tests.support.billing_examples import (
 
 pytestmark = pytest.mark.usefixtures("context")
 METERS = ("sms", "email")
-PRICE_HEADS = ("sms included", "sms, per segment", "e-mails included", "e-mail, per message")
+PRICE_HEADS = ("sms included", "sms, per segment", "emails included", "email, per message")
 EXAMPLES = read_examples()
 TESTED_BY_CALLS = {"23"}  # test_capped_example.py
 
@@ -275,7 +275,7 @@ ACTIONS: dict[str, Callable[..., None]] = {
     r"plan (\w+) is published with tokens by model: small ([0-9.]+) with ([0-9,]+) included, large ([0-9.]+), "
     r"others ([0-9.]+)": ExampleRun.publish_models,
     r"uses people (\w+)(?: of (\d+ \w+))?": ExampleRun.use_value,
-    r"uses ([0-9,]+) sms(?:, ([0-9,]+) e-mails)?(?: of (\d+ \w+))?": ExampleRun.use,
+    r"uses ([0-9,]+) sms(?:, ([0-9,]+) emails)?(?: of (\d+ \w+))?": ExampleRun.use,
     r"uses ([0-9,]+) (\w+)(?: of model (\w+))?(?: of (\d+ \w+))?": ExampleRun.use_meter,
     r"the last usage fails": ExampleRun.fail,
     r"moves to (\S+)": ExampleRun.move,
@@ -325,7 +325,7 @@ def test_every_documented_example_is_tested() -> None:
 
 @pytest.mark.parametrize(
     "row",
-    read_table("plan", "sms", "e-mails", "base", "sms line", "e-mail line", "total"),
+    read_table("plan", "sms", "emails", "base", "sms line", "email line", "total"),
     ids=lambda row: " ".join(row[:3]),
 )
 def test_documented_month_on_one_plan(row: list[str]) -> None:

@@ -214,4 +214,4 @@ SCREENSHOTS: dict[str, dict[str, Steps]] = {
     "frank@acme.example": FRANK,
     "olga@platform.example": OLGA,
 }
-"""Steps by name of the screenshot and e-mail address of the user; some continue from the steps before them."""
+"""Steps by name of the screenshot and email address of the user; some continue from the steps before them."""

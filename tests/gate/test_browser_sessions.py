@@ -195,7 +195,7 @@ def test_preferences_are_stored_and_invalid_ones_rejected(app: Flask, alice: Use
     page = browser.open(HOME)
     assert 'data-theme="dark"' in page.text
     assert "Test data." in page.text
-    assert "Verify your e-mail" in page.text
+    assert "Verify your email" in page.text
     assert browser.send("/preferences", {**form, "theme": "<script>"}).status_code == 422
     assert browser.send("/preferences", {**form, "back": "//evil.example"}).status_code == 422
 

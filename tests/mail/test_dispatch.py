@@ -25,7 +25,7 @@ def test_sent_mail_is_in_the_mailbox_and_its_content_is_erased(app: Flask, work:
     assert mail_rows(app, "status, text_body LIKE '%t0ken-verify%'") == [("queued", True)]
     work()
     [mail] = stored_emails(app)
-    assert (mail.recipient, mail.subject) == ("ann@customer.example", "Verify your e-mail address")
+    assert (mail.recipient, mail.subject) == ("ann@customer.example", "Verify your email address")
     assert f"{app.config['APP_URL']}/verify-email?token=t0ken-verify" in mail.links
     assert "t0ken-verify" in mail.html
     assert mail_rows(app) == [("sent", 1, None)]

@@ -32,7 +32,7 @@ def invitation_token(client: FlaskClient, email: str) -> str:
 
 
 def member_roles(user: User) -> dict[str, str]:
-    """Return the role of each member by e-mail address."""
+    """Return the role of each member by email address."""
     _, team = user.call("GET", "/team/members")
     return {member["email"]: member["role"] for member in team["members"]}
 

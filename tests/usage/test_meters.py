@@ -239,7 +239,7 @@ def test_cached_meters_follow_the_catalogue(context: Flask) -> None:
     ("name", "unit", "plural", "in_text"),
     [
         ("SMS", "segment", "SMS segments", "SMS segments"),
-        ("E-mail", "message", "E-mail messages", "e-mail messages"),
+        ("Email", "message", "Email messages", "email messages"),
         ("Lookups", "lookup", "Lookups", "lookups"),
         ("Input tokens", "token", "Input tokens", "input tokens"),
         ("Storage", "GB", "Storage GB", "storage GB"),

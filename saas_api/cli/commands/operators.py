@@ -41,7 +41,7 @@ class _OperatorRole(NamedTuple):
 )
 @types.json_option
 def create(address: str, role: str | None, *, is_existing_allowed: bool, as_json: bool) -> None:
-    """Make the user with this e-mail address an operator, or change an operator's role.
+    """Make the user with this email address an operator, or change an operator's role.
 
     Prints a link that sets the password of a new operator. A user who does not exist is created.
 

@@ -15,7 +15,7 @@ group = CommandGroup("users", help="Users of the product.")
 def disable(revoked: list[UUID], user_id: UUID) -> Description:
     """Keep a user out: sessions end, and the API keys they created are revoked.
 
-    USER is an id or an e-mail address.
+    USER is an id or an email address.
 
     Example: flask users disable bob@acme.example --reason "ticket 4711: stolen laptop"
     """
@@ -28,7 +28,7 @@ def disable(revoked: list[UUID], user_id: UUID) -> Description:
 def enable(was_disabled: bool, user_id: UUID) -> Description:
     """Let a disabled user sign in again; revoked API keys stay revoked.
 
-    USER is an id or an e-mail address.
+    USER is an id or an email address.
 
     Example: flask users enable bob@acme.example --reason "ticket 4711: laptop found"
     """

@@ -172,7 +172,7 @@ def test_unverified_user_is_asked_to_verify(
     monkeypatch.setitem(app.config, "REQUIRE_VERIFIED_EMAIL", True)
     response = pay(owner, acme)
     assert response.status_code == 403
-    assert "Verify your e-mail address first." in response.text
+    assert "Verify your email address first." in response.text
     assert list_payments(acme) == []
 
 

@@ -162,7 +162,7 @@ def test_live_key_requires_a_verified_address_if_configured(
     finally:
         app.config["REQUIRE_VERIFIED_EMAIL"] = False
     assert response.status_code == 403
-    assert "Verify your e-mail address first." in response.text
+    assert "Verify your email address first." in response.text
     assert list_keys(client, alice) == []
 
 

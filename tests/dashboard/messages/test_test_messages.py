@@ -58,7 +58,7 @@ def test_test_message_is_not_counted(browser: Browser, client: FlaskClient, alic
     [
         ({"to": ""}, "Say whom it goes to."),
         ({"to": "0123"}, "Not a number in E.164 form"),
-        ({"type": "email"}, "Not an e-mail address."),
+        ({"type": "email"}, "Not an email address."),
         ({"type": "fax"}, "Must be one of"),
         ({"message": ""}, "Write a text."),
         ({"message": "x" * 1601}, "An SMS holds at most 1600 characters."),

@@ -100,7 +100,7 @@ def test_chart_equals_the_timeseries_of_the_api(app: Flask, acme: UsageOrganizat
     tips = re.findall(r'data-tip="([^"]*)"', page)
     assert len(tips) == 30
     for n, tip in enumerate(tips):
-        counts = [f"{name} {by_meter[code][n]}" for name, code in (("E-mail", "email"), ("SMS", "sms"))]
+        counts = [f"{name} {by_meter[code][n]}" for name, code in (("Email", "email"), ("SMS", "sms"))]
         expected = ", ".join(word for word in counts if not word.endswith(" 0")) or "0"
         assert tip.partition(": ")[2] == expected
     assert [label.partition(":")[0] for label in tips][::29] == ["Mar 17", "Apr 15"]
