@@ -38,9 +38,9 @@ class RedisServer:
     """A Redis on a port of its own, or a Sentinel."""
 
     def __init__(self, directory: Path, *options: str) -> None:
-        """Start the server.
+        """Write its configuration.
 
-        options: lines of its configuration; lines that begin with "sentinel" make a Sentinel
+        options: lines of it; lines that begin with "sentinel" make a Sentinel
         """
         self.port = _free_port()
         self.name = f"127.0.0.1:{self.port}"
@@ -52,28 +52,40 @@ class RedisServer:
         self._file.write_text("\n".join(lines) + "\n")
         if user := host.unprivileged_popen_args():  # a Sentinel writes to its file
             os.chown(self._file, user["user"], user["group"])
-        self.start()
 
     def start(self) -> None:
-        """Start it, again."""
+        """Start it, also after it was killed."""
+        self.spawn()
+        self.wait_for_answer()
+
+    def spawn(self) -> None:
+        """Start its process."""
         self.process = subprocess.Popen(
             [host.redis_server_path(), self._file, *self._mode],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             **host.unprivileged_popen_args(),
         )
+
+    def wait_for_answer(self) -> None:
+        """Wait until it answers."""
         wait_until(self._answers, START_SECONDS)
 
     def _answers(self) -> bool:
+        assert self.is_running, f"{self.name} ended"
         try:
             return bool(self.command("PING"))
-        except redis.ConnectionError:
+        except (redis.ConnectionError, redis.TimeoutError):
             return False
 
     def command(self, *arguments: Any) -> Any:
         """Run a command."""
-        with redis.Redis("127.0.0.1", self.port, password=PASSWORD, socket_timeout=10) as client:
+        with self.client() as client:
             return client.execute_command(*arguments)
+
+    def client(self) -> redis.Redis:
+        """A client of this server alone."""
+        return redis.Redis("127.0.0.1", self.port, password=PASSWORD, socket_timeout=10)
 
     @property
     def login(self) -> str:
@@ -109,7 +121,9 @@ class RedisServer:
 
 def _start(servers: contextlib.ExitStack, directory: Path, *options: str) -> RedisServer:
     server = RedisServer(directory, *options)
+    server.spawn()
     servers.callback(server.kill)
+    server.wait_for_answer()
     return server
 
 
@@ -158,8 +172,7 @@ class RedisCluster:
         replica = self._start_node()
         replica.command("CLUSTER", "MEET", "127.0.0.1", primary.port)
         wait_until(lambda: primary.node_id in str(replica.command("CLUSTER", "NODES")), START_SECONDS)
-        for node in self.nodes:
-            wait_until(lambda node=node: replica.node_id in str(node.command("CLUSTER", "NODES")), START_SECONDS)  # type: ignore[misc]
+        wait_until(lambda: all(replica.node_id in str(node.command("CLUSTER", "NODES")) for node in self.nodes))
         replica.command("CLUSTER", "REPLICATE", primary.node_id)
         wait_until(replica.has_link, START_SECONDS)
         return replica
@@ -168,8 +181,7 @@ class RedisCluster:
         return _start(
             self._servers,
             self._directory,
-            *(f"masterauth {PASSWORD}", "cluster-enabled yes", "cluster-node-timeout 2000"),
-            "cluster-require-full-coverage no",
+            *(f"masterauth {PASSWORD}", "cluster-enabled yes", "cluster-require-full-coverage no"),
         )
 
     @staticmethod

@@ -29,7 +29,7 @@ Send = Callable[..., list[Any]]
 """Sends a request on connections, after further commands, and returns the answers to all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Node:
     """A node of the cluster."""
 
@@ -189,11 +189,10 @@ class Cluster:
 
     def _list_candidates(self) -> list[Node]:
         """The nodes that are known, another one first after each failure, those that are away last."""
-        known = list(
-            dict.fromkeys([*itertools.starmap(self._get_node, self._url.servers), *filter(None, self._owners)])
-        )
-        start = self._turn % len(known)
-        return sorted(known[start:] + known[:start], key=lambda node: node.breaker.is_away)
+        seeds = itertools.starmap(self._get_node, self._url.servers)
+        nodes = list(dict.fromkeys([*seeds, *filter(None, self._owners)]))
+        start = self._turn % len(nodes)
+        return sorted(nodes[start:] + nodes[:start], key=lambda node: node.breaker.is_away)
 
     def _parse_owners(self, ranges: Sequence[Any], asked: Node) -> list[Node | None]:
         """The node of each slot.
