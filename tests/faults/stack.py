@@ -8,16 +8,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg2
+import redis
 import requests
 
 from saas_api.cli.dev.engines import Engines
+from saas_api.settings import instance
 from tests.cli.test_up import NOT_COPIED, ROOT, free_port
+from tests.faults.distributed import DistributedEngines
+from tests.support.redis_servers import RedisServer
 
 QUICK = {"LEASE_SECONDS": "3", "SWEEP_SECONDS": "1", "DRAIN_SECONDS": "5", "TIME_SCALE": "1000"}
 OPEN = {"RATE_LIMIT_PER_MINUTE": "1000000", "DEFAULT_SPEND_CAP": "none", "LOG_LEVEL": "warning"}
@@ -27,6 +31,7 @@ GROWN_SECONDS = 6
 IS_LONG = os.environ.get("FAULTS") == "long"
 SERVER = os.environ.get("SERVER", "gunicorn")
 """The web server; the product inherits the setting."""
+IS_DISTRIBUTED = os.environ.get("TOPOLOGY") == "distributed"
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -46,9 +51,13 @@ def _age(pid: int) -> float:
 
 
 class Stack:
-    """`make run`, without demo data."""
+    """`make run` without demo data, on its embedded engines or, with TOPOLOGY=distributed, on what is spread."""
 
     def __init__(self, settings: dict[str, str]) -> None:
+        """Copy the product.
+
+        settings: with DATABASE_URL, it starts no engines
+        """
         self.directory = Path(tempfile.mkdtemp(prefix="saas-faults-"))
         self.directory.chmod(0o755)
         self.root = self.directory / "clone"
@@ -56,6 +65,8 @@ class Stack:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.settings = {"API_PORT": str(self.port), **OPEN, **settings}
+        is_distributed = IS_DISTRIBUTED and "DATABASE_URL" not in settings
+        self.distributed = DistributedEngines(self.root) if is_distributed else None
         self.log = self.directory / "log"
         self.kills = 0
         self.random = random.Random(int(os.environ.get("FAULTS_SEED", "1")))
@@ -63,6 +74,9 @@ class Stack:
 
     def up(self) -> None:
         """Start the product and wait until it serves."""
+        if self.distributed:
+            self.distributed.start()
+            self.settings |= self.distributed.settings
         environment = {**os.environ, **self.settings}
         command = [sys.executable, "-m", "flask", "dev", "up", "--no-demo"]
         with self.log.open("ab") as out:
@@ -85,21 +99,29 @@ class Stack:
                 self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
+        if self.distributed:
+            self.distributed.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def pid(self, name: str) -> int:
-        """Return the process id of a supervised process: web, worker, scheduler, postgres or redis."""
+        """Return the process id of a supervised process: web, worker, scheduler, postgres or redis (of the queue)."""
+        if self.distributed and name in ("postgres", "redis"):
+            return self.distributed.pid(name)
         return int((self.root / "instance" / "run" / f"{name}.pid").read_text())
 
     def pids(self, role: str) -> list[int]:
-        """Return the process ids of a role: a supervised process, "web child", "worker child" or "horse"."""
+        """Return the process ids of a role: a supervised process, "web child", "worker child" or "horse".
+
+        "redis" is that of the queue and those of the limits.
+        """
         try:
             if role in ("web child", "worker child"):
                 return [child.pid for child in psutil.Process(self.pid(role.split(maxsplit=1)[0])).children()]
             if role == "horse":
                 children = psutil.Process(self.pid("worker")).children()
                 return [horse.pid for child in children for horse in child.children()]
-            return [self.pid(role)]
+            nodes = self._nodes() if role == "redis" else ()
+            return [self.pid(role), *(node.process.pid for node in nodes)]
         except (OSError, psutil.NoSuchProcess, ValueError):
             return []
 
@@ -130,7 +152,31 @@ class Stack:
             response = requests.get(f"{self.url}/readyz", timeout=2)
         except requests.RequestException:
             return False
-        return response.status_code == 200 and response.json().get("redis") == "ok"
+        if response.status_code != 200:
+            return False
+        report = response.json()
+        return {report["redis"], report.get("limits_redis", "ok")} == {"ok"}
+
+    @property
+    def engine_settings(self) -> dict[str, str]:
+        """The settings of another host on the same engines."""
+        if self.distributed:
+            return self.distributed.settings
+        database_url, redis_url = instance.engine_urls(self.root / "instance")
+        owner_url = instance.owner_database_url(self.root / "instance")
+        return {"DATABASE_URL": database_url, "DATABASE_OWNER_URL": owner_url, "REDIS_URL": redis_url}
+
+    @property
+    def queue_url(self) -> str:
+        """The address of the queue's Redis."""
+        return Engines(self.root / "instance", names=("redis",)).redis_url
+
+    def redis_clients(self) -> list[redis.Redis]:
+        """A client of each Redis: of the queue, and of each node of the limits."""
+        return [redis.Redis.from_url(self.queue_url), *(node.client() for node in self._nodes())]
+
+    def _nodes(self) -> Sequence[RedisServer]:
+        return self.distributed.nodes if self.distributed else ()
 
     def database(self) -> Any:
         """A connection that sees every row."""

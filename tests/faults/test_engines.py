@@ -7,7 +7,6 @@ from statistics import median
 
 import redis
 
-from saas_api.cli.dev.engines import Engines
 from tests.faults import consistency
 from tests.faults.load import Load, sign_up
 from tests.faults.stack import Stack, wait_until
@@ -36,17 +35,17 @@ def test_killed_redis_does_not_stop_acceptance(running: Stack) -> None:
 
 def test_emptied_redis_loses_no_message(running: Stack) -> None:
     tenants = [sign_up(running, "emptied")]
-    address = Engines(running.root / "instance", names=("redis",)).redis_url
-    with Load(running, tenants, threads=2, pause=0.02) as load, redis.Redis.from_url(address) as client:
+    with Load(running, tenants, threads=2, pause=0.02) as load:
         for _ in range(5):
             time.sleep(0.5)
-            client.flushall()
+            for client in running.redis_clients():
+                client.flushall()
     consistency.settle(running, BACK_SECONDS)
     violations = consistency.find_violations(running, load)
     consistency.report("redis emptied", running, load, violations)
     assert violations == []
     assert {status for status, _ in load.statuses} == {202}
-    wait_until(lambda: client_has_tick(address), 30, "the tick is back")
+    wait_until(lambda: client_has_tick(running.queue_url), 30, "the tick is back")
 
 
 def client_has_tick(address: str) -> bool:
@@ -60,11 +59,13 @@ def test_hanging_redis_costs_a_request_at_most_100_ms(running: Stack) -> None:
         time.sleep(3)
         before = [seconds for _, seconds in load.statuses]
         load.statuses.clear()
-        hung = running.pid("redis")
-        os.kill(hung, signal.SIGSTOP)
+        hung = running.pids("redis")
+        for pid in hung:
+            os.kill(pid, signal.SIGSTOP)
         time.sleep(6)
         during = list(load.statuses)
-        os.kill(hung, signal.SIGCONT)
+        for pid in hung:
+            os.kill(pid, signal.SIGCONT)
     consistency.settle(running, BACK_SECONDS)
     violations = consistency.find_violations(running, load)
     consistency.report("redis hung", running, load, violations)

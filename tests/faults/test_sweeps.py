@@ -13,7 +13,6 @@ import pytest
 import redis
 
 from saas_api.cli.commands.scheduler import SCHEDULE_ENTRY_ID
-from saas_api.cli.dev.engines import Engines
 from saas_api.core.jobs import queue
 from saas_api.core.jobs.redis_jobs import RedisQueue
 from tests.faults import consistency
@@ -54,7 +53,7 @@ def _signal(pid: int, number: int) -> None:
 
 
 def client(running: Stack) -> redis.Redis:
-    return redis.Redis.from_url(Engines(running.root / "instance", names=("redis",)).redis_url)
+    return redis.Redis.from_url(running.queue_url)
 
 
 @pytest.mark.parametrize(("is_dead", "most"), [(False, 20), (True, 40)], ids=["scheduler sweeps", "workers sweep"])
@@ -124,14 +123,16 @@ def test_schedule_entry_is_restored_when_missing_or_unreadable(running: Stack, i
 
 
 def test_full_redis_rejects_no_message(running: Stack) -> None:
-    with client(running) as connection, Load(running, [sign_up(running, "full")], threads=2, pause=0.02) as load:
+    with Load(running, [sign_up(running, "full")], threads=2, pause=0.02) as load:
         time.sleep(3)
         before = [seconds for _, seconds in load.statuses]
         load.statuses.clear()
-        connection.config_set("maxmemory", 1)
+        for connection in running.redis_clients():
+            connection.config_set("maxmemory", 1)
         time.sleep(5)
         during = list(load.statuses)
-        connection.config_set("maxmemory", 0)
+        for connection in running.redis_clients():
+            connection.config_set("maxmemory", 0)
     consistency.settle(running, 60)
     violations = consistency.find_violations(running, load)
     consistency.report("redis full", running, load, violations)

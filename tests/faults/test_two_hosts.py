@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import psutil
 import requests
 
-from saas_api.settings import instance
 from tests.faults import consistency
 from tests.faults.load import Load, Tenant, sign_up
 from tests.faults.stack import QUICK, Stack, wait_until
@@ -21,15 +20,8 @@ _LIMIT, _CALLS = 60, 80
 @contextmanager
 def second_host(first: Stack) -> Iterator[Stack]:
     """Run another copy of the product on the engines and with the secrets of the first."""
-    directory = first.root / "instance"
-    database_url, redis_url = instance.engine_urls(directory)
-    engines = {
-        "DATABASE_URL": database_url,
-        "DATABASE_OWNER_URL": instance.owner_database_url(directory),
-        "REDIS_URL": redis_url,
-    }
-    secrets = json.loads((directory / "secrets.json").read_text(encoding="utf-8"))
-    stack = Stack({**QUICK, **engines, **secrets})
+    secrets = json.loads((first.root / "instance" / "secrets.json").read_text(encoding="utf-8"))
+    stack = Stack({**QUICK, **first.engine_settings, **secrets})
     try:
         stack.up()
         yield stack

@@ -18,19 +18,19 @@ PROGRAM = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
 
 
 @contextmanager
-def running_pgbouncer(engines: Engines, connections: int = 2, **replicas: Path) -> Iterator[Path]:
+def running_pgbouncer(
+    engines: Engines, connections: int = 2, wait_seconds: int = 120, **replicas: Path
+) -> Iterator[Path]:
     """A PgBouncer before the database "saas", and its settings of the login until the end of the block.
 
     connections: how many it has to each server
+    wait_seconds: how long a call may wait for one
     replicas: directory of the socket of a replica, by the name of the database that leads to it
     returns: directory of its socket, of port 6432
     """
     servers = {"saas": engines.run, **replicas}
-    with open_directory() as directory, contextlib.closing(engines.postgres.superuser("postgres")) as superuser:
-        superuser.autocommit = True
-        with superuser.cursor() as cursor:
-            for statement in roles.pooler_statements(LOGINS):
-                cursor.execute(statement)
+    _execute(engines, *roles.pooler_statements(LOGINS))
+    with open_directory() as directory:
         run = directory / "run"
         host.make_engine_directory(run, 0o755)
         (directory / "users.txt").write_text('"saas_app" ""\n')
@@ -40,6 +40,8 @@ def running_pgbouncer(engines: Engines, connections: int = 2, **replicas: Path) 
 [pgbouncer]
 pool_mode = transaction
 default_pool_size = {connections}
+server_login_retry = 1
+query_wait_timeout = {wait_seconds}
 listen_addr =
 unix_socket_dir = {run}
 auth_type = trust
@@ -53,8 +55,14 @@ auth_file = {directory / "users.txt"}
                 yield run
             finally:
                 process.terminate()
-        with superuser.cursor() as cursor:
-            cursor.execute("ALTER ROLE saas_app IN DATABASE saas RESET ALL")
+    _execute(engines, "ALTER ROLE saas_app IN DATABASE saas RESET ALL")
+
+
+def _execute(engines: Engines, *statements: str) -> None:
+    with contextlib.closing(engines.postgres.superuser("postgres")) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        for statement in statements:
+            cursor.execute(statement)
 
 
 def pooled_url(run: Path, database: str = "saas") -> str:
