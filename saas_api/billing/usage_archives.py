@@ -10,12 +10,14 @@ from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.settings import setting
 from saas_api.usage.rollups import IS_ROLLED
 
-# Periods of an ended subscription stay open without usage; they bill nothing.
+# Periods of an ended subscription stay open without usage, and bill nothing.
 _OBSTACLES = text(f"""
 WITH periods AS (
   SELECT p.organization_id, p.id, p.state, p.ends_at FROM billing_periods p
-  WHERE p.month = :month AND EXISTS (SELECT FROM usage_events e WHERE e.organization_id = p.organization_id
-    AND e.billing_period_id = p.id AND e.month = :month))
+  WHERE p.month = :month AND (
+    NOT EXISTS (SELECT FROM subscriptions s WHERE s.organization_id = p.organization_id AND s.ended_at <= p.starts_at)
+    OR EXISTS (SELECT FROM usage_events e WHERE e.organization_id = p.organization_id AND e.billing_period_id = p.id
+      AND e.month = :month)))
 SELECT (SELECT max(ends_at) FROM periods) AS last_end,
   (SELECT count(*) FROM periods WHERE state <> 'invoiced') AS open_periods,
   (SELECT count(*) FROM periods p JOIN invoices i ON i.organization_id = p.organization_id AND
