@@ -43,6 +43,22 @@ def _parse_amounts(value: str) -> dict[str, int]:
     return minors
 
 
+def _parse_cells(value: Any) -> Any:
+    """Addresses by name of "eu=postgresql://... us=postgresql://..."."""
+    if not isinstance(value, str):
+        return value
+    urls: dict[str, str] = {}
+    for part in value.split():
+        name, separator, url = part.partition("=")
+        is_address = separator and url.partition("://")[0] in ("postgres", "postgresql", "postgresql+psycopg2")
+        declaration.reject_if(not is_address or not re.fullmatch(r"[a-z][a-z0-9]{0,11}", name), value)
+        declaration.reject_if(name == "home", value, "home is the cell of DATABASE_URL; ")
+        declaration.reject_if(name in urls, value, f"{name} stands there twice; ")
+        urls[name] = f"postgresql+psycopg2://{url.partition('://')[2]}"
+    return urls
+
+
+UrlByCell = Annotated[dict[str, str], NoDecode, BeforeValidator(_parse_cells)]
 AmountByCurrency = Annotated[dict[str, int], NoDecode, BeforeValidator(_parse_amounts)]
 
 
@@ -87,6 +103,16 @@ class Settings(BaseProductSettings):
         None,
         "a postgresql:// address of another server than DATABASE_URL's",
         "streaming replica that dashboards, reports and exports read; the primary if unset (docs/deployment.md)",
+    )
+    CELLS: UrlByCell = setting_field(
+        {},
+        "name=postgresql://... for each further cluster, separated by blanks",
+        "further PostgreSQL clusters that organizations can be moved to (docs/deployment.md)",
+    )
+    CELLS_OWNER: UrlByCell = setting_field(
+        {},
+        "name=postgresql://... for each name in CELLS, separated by blanks",
+        "logins that own the tables there, used by flask db and flask cells move alone; CELLS if unset",
     )
     REDIS_URL: str | None = setting_field(
         None,
@@ -383,6 +409,16 @@ class Settings(BaseProductSettings):
         problem = production.password_problem(value) if _is_production(info) else None
         return declaration.reject_if(problem is not None, value, f"refused in production: {problem}; ")
 
+    @field_validator("CELLS", "CELLS_OWNER")
+    @classmethod
+    def _check_cells(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if info.field_name == "CELLS_OWNER" and value:
+            declaration.reject_if(value.keys() != info.data.get("CELLS", {}).keys(), value)
+        if _is_production(info):
+            problem = next(filter(None, map(production.password_problem, value.values())), None)
+            declaration.reject_if(problem is not None, value, f"refused in production: {problem}; ")
+        return value
+
     @field_validator("SERVICES")
     @classmethod
     def _require_all_or_names(cls, value: list[str]) -> list[str]:
@@ -464,6 +500,7 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
     computed = {
         "DATABASE_URL": database_url,
         "DATABASE_OWNER_URL": settings.DATABASE_URL or instance.owner_database_url(INSTANCE),
+        "CELLS_OWNER": settings.CELLS,
         "REDIS_URL": own_redis_url,
         "LIMITS_REDIS_URL": settings.REDIS_URL or own_redis_url,
         "APP_URL": app_url,

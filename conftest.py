@@ -37,6 +37,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 REAL_HASHING = {name: getattr(crypto, name) for name in ("_hasher", "DUMMY_PASSWORD_HASH")}
 ONE_WORKER = (
     "tests/browser/",
+    "tests/cells/",
     "tests/cli/test_up.py",
     "tests/core/db/test_replica.py",
     "tests/core/limits/test_cluster.py",
@@ -144,9 +145,8 @@ def superuser(engines: Engines, app: Flask) -> Iterator[Any]:
     connection.close()
 
 
-@pytest.fixture(scope="session")
-def clear_tables(superuser: Any) -> Callable[[], None]:
-    """Return a function that deletes every row of a test past triggers and foreign keys, in one round trip."""
+def _deletion_script(superuser: Any) -> str:
+    """SQL that deletes every row of a test past triggers and foreign keys, in one round trip."""
     with superuser, superuser.cursor() as cursor:
         cursor.execute("""SELECT relname FROM pg_class
           WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition""")
@@ -162,7 +162,19 @@ def clear_tables(superuser: Any) -> Callable[[], None]:
         f"DELETE FROM plans WHERE code !~ '^{SEEDED_PLANS}$'",
         "DELETE FROM meters WHERE code NOT IN ('sms', 'email')",
     ]
-    script = "; ".join(statements)
+    return "; ".join(statements)
+
+
+@pytest.fixture(scope="session")
+def deletion() -> Callable[[Any], str]:
+    """The function that returns the SQL which deletes the rows of a test, for the superuser of a cluster."""
+    return _deletion_script
+
+
+@pytest.fixture(scope="session")
+def clear_tables(superuser: Any) -> Callable[[], None]:
+    """Return a function that deletes every row of a test past triggers and foreign keys, in one round trip."""
+    script = _deletion_script(superuser)
 
     def clear(attempts: int = 3) -> None:
         try:

@@ -34,11 +34,12 @@ def create_app(config: Mapping[str, Any], *, with_routes: bool = True) -> App:
     """
     app = App("saas_api")
     app.config.from_mapping(config)
+    process = f"{config.get('PROCESS', '')} {config['VERSION']}"
+    options = engine.engine_options(process, has_pooler=config["DATABASE_POOLER"] != "none")
     app.config.from_mapping(
         SQLALCHEMY_DATABASE_URI=config["DATABASE_URL"],
-        SQLALCHEMY_ENGINE_OPTIONS=engine.engine_options(
-            f"{config.get('PROCESS', '')} {config['VERSION']}", has_pooler=config["DATABASE_POOLER"] != "none"
-        ),
+        SQLALCHEMY_BINDS={name: {"url": url, **options} for name, url in config["CELLS"].items()},
+        SQLALCHEMY_ENGINE_OPTIONS=options,
         LOGIN_ENDPOINT="accounts_pages.login_form",
     )
     own_host = urlsplit(config["APP_URL"]).hostname

@@ -15,7 +15,7 @@ from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.accounts.models import Organization
 from saas_api.core import access, clock, crypto
 from saas_api.core.access import Principal
-from saas_api.core.db import tenancy
+from saas_api.core.db import cells, tenancy
 from saas_api.core.errors import Conflict, InvalidOneTimeToken, TooManyRequests
 from saas_api.core.limits import limiter
 from saas_api.mail import mails
@@ -68,7 +68,7 @@ def verify(token: str) -> str:
     raises: InvalidOneTimeToken, also when the organization has another address by now
     """
     organization_id, expires_at = _parse_token(token)
-    with tenancy.system_session("auth.billing_email") as session:
+    with cells.use(cells.cell_of(organization_id)), tenancy.system_session("auth.billing_email") as session:
         organization = session.get(Organization, organization_id, with_for_update=True)
         if organization is None or organization.billing_email is None or expires_at < clock.now().timestamp():
             raise InvalidOneTimeToken

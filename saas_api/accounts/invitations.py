@@ -12,7 +12,7 @@ from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
 from saas_api.accounts.models import Invitation, Membership, Organization
 from saas_api.core import access, clock, crypto, roles
 from saas_api.core.access import Principal
-from saas_api.core.db import tenancy
+from saas_api.core.db import cells, tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, Forbidden, InvalidOneTimeToken, NotFound
 from saas_api.core.roles import MemberRole
@@ -48,6 +48,22 @@ def lock_by_token(session: SystemSession, token: str) -> Invitation:
     if invitation is None:
         raise InvalidOneTimeToken
     return invitation
+
+
+def find_cell(token: str) -> str | None:
+    """The cell of the organization that has sent an invitation; home for an unknown token.
+
+    raises: as `cells.search`
+    """
+    if not cells.are_several():
+        return None
+
+    def find() -> UUID | None:
+        with tenancy.system_session("organizations.invitation") as session:
+            return session.scalar(sa.select(Invitation.organization_id).where(*_open_clause(token)))
+
+    organization_id = cells.search(find)
+    return cells.cell_of(organization_id) if organization_id else None
 
 
 def create_invitation(session: Session, principal: Principal, email: str, role: str) -> Invitation:
@@ -123,7 +139,7 @@ def decline_invitation(token: str) -> None:
 
     raises: InvalidOneTimeToken
     """
-    with tenancy.system_session("organizations.decline") as session:
+    with cells.use(find_cell(token)), tenancy.system_session("organizations.decline") as session:
         invitation = _revoke(session, *_open_clause(token))
         if invitation is None:
             raise InvalidOneTimeToken

@@ -1,10 +1,12 @@
 """Jobs of accounts: publish generations again that Redis may have missed, and delete expired audit events."""
 
-from saas_api.accounts import audit_chain, organizations
-from saas_api.core.db import tenancy
+from saas_api.accounts import audit_chain, cell_copies, organizations
+from saas_api.core.db import row_copies, tenancy
 from saas_api.core.jobs import schedule
 from saas_api.core.jobs.schedule import DAY, MINUTE
 from saas_api.core.settings import setting
+
+schedule.sweep(row_copies.once_a_minute(cell_copies.refresh_copies))
 
 
 @schedule.sweep

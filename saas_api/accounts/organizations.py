@@ -17,7 +17,7 @@ from saas_api.accounts.audit import Actor
 from saas_api.accounts.models import Membership, Organization, OrganizationStatus
 from saas_api.core import clock, ids, time_zones
 from saas_api.core.access import Principal
-from saas_api.core.db import engine, tenancy
+from saas_api.core.db import cells, engine, tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.limits import limiter
@@ -201,6 +201,7 @@ def set_external_id(
     """
     if external_id is not None:
         _check_external_id(external_id)
+        _require_free_in_cells(organization_id, external_id)
     organization = _lock(session, organization_id)
     before, organization.external_id = organization.external_id, external_id
     if before == external_id:
@@ -217,6 +218,25 @@ def set_external_id(
     data = {**change, **({"reason": reason} if reason else {})}
     audit.record_event(session, organization_id, actor, "organization.changed", ("organization", organization_id), data)
     return organization
+
+
+def _require_free_in_cells(organization_id: UUID, external_id: str) -> None:
+    """Check that no organization of another cell has an external id; in one database a constraint does.
+
+    raises: ExternalIdTaken
+    """
+    if not cells.are_several():
+        return
+    taken = sa.select(Organization.id).where(
+        Organization.external_id == external_id, Organization.id != organization_id
+    )
+
+    def find() -> UUID | None:
+        with tenancy.system_session("organizations.external_ids") as session:
+            return session.scalar(taken)
+
+    if cells.search(find) is not None:
+        raise ExternalIdTaken
 
 
 def _check_external_id(external_id: str) -> None:

@@ -1,21 +1,22 @@
 """Sessions of users: authenticate, list, start, refresh, switch the organization, end."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from saas_api.accounts import audit, members, tokens
+from saas_api.accounts import audit, cell_copies, members, tokens
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.accounts.models import Membership, Organization, User, UserSession
 from saas_api.accounts.organizations import OrganizationNotFound
 from saas_api.accounts.tokens import InvalidToken, RefreshTokenReused, SessionClaims, TokenAudience, Tokens
 from saas_api.core import clock, ids
 from saas_api.core.access import Principal
-from saas_api.core.db import engine, pagination, tenancy
+from saas_api.core.db import cells, engine, pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound, Unauthenticated
@@ -33,12 +34,16 @@ SELECT u.id, u.email_verified_at IS NOT NULL, o.id, CASE WHEN %(is_impersonating
   LEFT JOIN operators op ON op.user_id = u.id
  WHERE s.id = %(sid)s AND u.id = %(sub)s AND s.revoked_at IS NULL AND s.expires_at > now() AND u.disabled_at IS NULL
    AND CASE WHEN %(is_impersonating)s
-            THEN op.role = 'admin' AND o.id IS NOT NULL AND EXISTS (
+            THEN op.role = 'admin' AND (%(is_elsewhere)s OR o.id IS NOT NULL) AND EXISTS (
                  SELECT FROM user_sessions own
                   WHERE own.id = %(operator_sid)s AND own.user_id = u.id AND own.revoked_at IS NULL
                     AND own.expires_at > now())
-            ELSE %(has_no_organization)s OR m.role IS NOT NULL END
+            ELSE %(has_no_organization)s OR %(is_elsewhere)s OR m.role IS NOT NULL END
    AND date_trunc('second', u.tokens_valid_after) <= to_timestamp(%(iat)s)
+"""
+_FIND_MEMBERSHIP = """
+SELECT o.id, m.role, o.status = 'closed' FROM organizations o
+  LEFT JOIN memberships m ON m.organization_id = o.id AND m.user_id = %(sub)s WHERE o.id = %(org)s
 """
 
 
@@ -111,17 +116,21 @@ def authenticate_token(access_token: str, audience: TokenAudience) -> Principal:
     """
     claims = tokens.decode_token(access_token, "access", audience)
     is_impersonating = claims.get("looking") is True
-    has_no_organization = UUID(claims["org"]) == NIL_UUID
+    claimed_id = UUID(claims["org"])
+    cell = cells.cell_of(claimed_id)
     values = {
         "operator_sid": None,
         **claims,
         "is_impersonating": is_impersonating,
-        "has_no_organization": has_no_organization,
+        "has_no_organization": claimed_id == NIL_UUID,
+        "is_elsewhere": cell is not None,
     }
     rows = engine.execute_batch([tenancy.system_scope_statement("auth.principal"), (_FIND_PRINCIPAL, values)])
     if not rows:
         raise InvalidToken
     user_id, email_verified, organization_id, role, operator_role, is_closed = tuple(rows[0])
+    if cell is not None:
+        organization_id, role, is_closed = _get_membership(cell, claims, is_impersonating=is_impersonating)
     return Principal(
         kind="user",
         id=user_id,
@@ -134,6 +143,20 @@ def authenticate_token(access_token: str, audience: TokenAudience) -> Principal:
         is_impersonating=is_impersonating,
         is_organization_closed=is_closed,
     )
+
+
+def _get_membership(cell: str, claims: Mapping[str, Any], *, is_impersonating: bool) -> tuple[UUID, str, bool]:
+    """Organization, role and whether the organization is closed, of an access token for an organization in a cell.
+
+    raises: InvalidToken
+    """
+    with cells.use(cell):
+        rows = engine.execute_batch([tenancy.system_scope_statement("auth.membership"), (_FIND_MEMBERSHIP, claims)])
+    organization_id, role, is_closed = rows[0] if rows else (None, None, False)
+    role = MemberRole.VIEWER if is_impersonating else role
+    if organization_id is None or role is None:
+        raise InvalidToken
+    return organization_id, role, is_closed
 
 
 def get_profile(principal: Principal) -> UserProfile:
@@ -270,8 +293,14 @@ def leave_organization(principal: Principal, audience: TokenAudience) -> Session
     returns: a session without an organization when none remains
     raises: OwnerRequired, InvalidToken when the session has just ended
     """
+    cell = cells.cell_of(principal.organization_id)
+    if cell is not None:
+        with tenancy.tenant_session(principal.organization_id) as session:
+            members.leave_organization(session, principal)
+        cell_copies.copy_organizations(cell, [principal.organization_id])
     with tenancy.system_session("auth.sessions") as session:
-        members.leave_organization(session, principal)
+        if cell is None:
+            members.leave_organization(session, principal)
         user = session.get_one(User, principal.id)
         memberships = members.list_memberships(session, principal.id)
         return _continue_session(session, principal, user, memberships[0] if memberships else None, audience)

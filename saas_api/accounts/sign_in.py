@@ -6,6 +6,7 @@ from uuid import UUID
 
 from saas_api.accounts import (
     audit,
+    cell_copies,
     failed_logins,
     invitations,
     members,
@@ -17,7 +18,7 @@ from saas_api.accounts import (
 from saas_api.accounts.models import User
 from saas_api.accounts.sessions import InvalidCredentials, SessionOrigin, SessionStarted
 from saas_api.core import clock
-from saas_api.core.db import tenancy
+from saas_api.core.db import cells, tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.roles import MemberRole
@@ -45,7 +46,7 @@ def get_invitation_preview(token: str) -> InvitationPreview:
 
     raises: InvalidOneTimeToken
     """
-    with tenancy.system_session("auth.join") as session:
+    with cells.use(invitations.find_cell(token)), tenancy.system_session("auth.join") as session:
         invitation = invitations.lock_by_token(session, token)
         inviter = users.find_user(session, invitation.invited_by)
         return InvitationPreview(
@@ -53,9 +54,20 @@ def get_invitation_preview(token: str) -> InvitationPreview:
             invitation.role,
             organizations.get_organization(session, invitation.organization_id).name,
             inviter.display_name if inviter else "a member",
-            users.find_by_email(session, invitation.email) is not None,
+            _has_account(session, invitation.email),
             invitation.expires_at,
         )
+
+
+def _has_account(session: SystemSession, email: str) -> bool:
+    """Whether an account has an address.
+
+    session: in the current cell
+    """
+    if cells.current() is None:
+        return users.find_by_email(session, email) is not None
+    with tenancy.system_session("auth.sign_in") as home:
+        return users.find_by_email(home, email) is not None
 
 
 def verify_credentials(email: str, password: str) -> tuple[User, str | None]:
@@ -133,21 +145,26 @@ def accept_and_log_in(token: str, password: str | None, full_name: str, origin: 
     raises: InvalidOneTimeToken; InvalidCredentials when an account has the address and the password is missing or
         wrong; ValidationFailed on the password of a new user; AlreadyMember and EmailTaken when two requests compete
     """
-    with tenancy.system_session("auth.join") as session:
+    cell = invitations.find_cell(token)
+    with cells.use(cell), tenancy.system_session("auth.join") as session:
         invitation = invitations.lock_by_token(session, token)
         email, organization_name = (
             invitation.email,
             organizations.get_organization(session, invitation.organization_id).name,
         )
-        has_account = users.find_by_email(session, email) is not None
+        has_account = _has_account(session, email)
     if not has_account:
         if password is None:
             raise ValidationFailed.at_field("password", "Choose a password for your account.")
         password_hash = passwords.hash_new_password(password, "password", email, full_name, organization_name)
+        if cell is not None:
+            return _join_in_cell(cell, token, _create_user(email, password_hash, full_name), origin)
         return _create_user_and_join(token, email, password_hash, full_name, origin)
     if password is None:
         raise InvalidCredentials("There is an account with this address; send its password.")
     verified_user, new_hash = verify_credentials(email, password)
+    if cell is not None:
+        return _join_in_cell(cell, token, verified_user, origin)
     with tenancy.system_session("auth.join") as session:
         user = lock_verified_user(session, verified_user, new_hash)
         notify_new_sign_in(session, user, origin)
@@ -176,6 +193,28 @@ def _create_user_and_join(
         invitations.lock_by_token(session, token)  # the second of two concurrent requests finds it accepted
         user = users.create_with_hash(session, email, password_hash, full_name)
         return _join(session, user, token, origin)
+
+
+def _create_user(email: str, password_hash: str, full_name: str) -> User:
+    with tenancy.system_session("auth.register") as session:
+        return users.create_with_hash(session, email, password_hash, full_name)
+
+
+def _join_in_cell(cell: str, token: str, user: User, origin: SessionOrigin) -> SessionStarted:
+    """Accept an invitation of an organization in a cell: a transaction there, and one at home that starts the session.
+
+    A user of whom only the first ends is a member, and signs in; before it, the invitation can be accepted again.
+    raises: as `accept_and_log_in`
+    """
+    cell_copies.copy_users(cell, [user.id])
+    with cells.use(cell), tenancy.system_session("auth.join") as session:
+        organization, role = invitations.accept_invitation(session, token, user.id)
+    cell_copies.copy_organizations(cell, [organization.id])
+    with tenancy.system_session("auth.sign_in") as session:
+        user = lock_verified_user(session, user, None)
+        users.mark_email_verified(session, user)
+        notify_new_sign_in(session, user, origin)
+        return sessions.start_session(session, user, organization, role, origin)
 
 
 def _join(session: SystemSession, user: User, token: str, origin: SessionOrigin) -> SessionStarted:

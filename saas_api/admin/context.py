@@ -57,7 +57,7 @@ class Preview:
 @contextmanager
 def read_session() -> Iterator[SystemSession]:
     """Open a read-only transaction that sees every organization."""
-    with tenancy.system_session("admin.read") as session:
+    with tenancy.system_session("admin.read", sees_absent=True) as session:
         session.execute(_SET_READ_ONLY)
         yield session
 

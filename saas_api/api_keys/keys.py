@@ -19,7 +19,7 @@ from saas_api.api_keys.key_scopes import OfferedScopes
 from saas_api.api_keys.models import ApiKey, ApiKeySecret, CreatedKey, KeyStatus, KeyView, RotatedKey
 from saas_api.core import access, clock, ids
 from saas_api.core.access import FULL_ACCESS, PERMISSIONS, KeyMode, Principal
-from saas_api.core.db import pagination, tenancy
+from saas_api.core.db import cells, pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
@@ -556,14 +556,17 @@ def flush_last_used() -> None:
         _pending_uses.clear()
     if not uses:
         return
-    values = {
-        "organizations": [organization_id for organization_id, _ in uses],
-        "keys": [key_id for _, key_id in uses],
-        "times": list(uses.values()),
-    }
-    with tenancy.system_session("api_keys.seen") as session:
-        session.execute(_LOCK_USED_KEYS, values)
-        session.execute(_SET_LAST_USED, values)
+
+    def write_in_cell(owners: set[UUID]) -> None:
+        used = [
+            (organization_id, key_id, at) for (organization_id, key_id), at in uses.items() if organization_id in owners
+        ]
+        values = dict(zip(("organizations", "keys", "times"), map(list, zip(*used, strict=True)), strict=True))
+        with tenancy.system_session("api_keys.seen") as session:
+            session.execute(_LOCK_USED_KEYS, values)
+            session.execute(_SET_LAST_USED, values)
+
+    cells.run_for_owners({organization_id for organization_id, _ in uses}, write_in_cell)
 
 
 _flush_thread = PeriodicThread(FLUSH_SECONDS, flush_last_used)

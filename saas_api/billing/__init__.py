@@ -14,7 +14,7 @@ DOMAIN = Domain(
     system_purposes=(
         "billing.account",
         "billing.alerts",
-        "billing.catalogue",
+        "billing.cell_rows",
         "billing.close",
         "billing.closing",
         "billing.due",
@@ -22,4 +22,5 @@ DOMAIN = Domain(
         "billing.invariants",
         "billing.plan_migration",
     ),
+    home_purposes=("billing.catalogue", "billing.home_rows"),
 )

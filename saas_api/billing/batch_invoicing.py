@@ -147,7 +147,7 @@ WHERE i.organization_id = f.organization_id AND i.id = f.id""")
 
 def _finalize(session: SystemSession, drafts: Sequence[_Draft]) -> None:
     credits_minor = _use_wallets(session, drafts)
-    serials = invoice_lifecycle.next_serials(session, INVOICE_SERIES, len(drafts))
+    serials = invoice_lifecycle.next_serials(session, invoice_lifecycle.local_series(INVOICE_SERIES), len(drafts))
     fault_point("billing.after_number")
     rows = []
     for draft, serial in zip(drafts, serials, strict=True):

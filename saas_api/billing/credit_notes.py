@@ -277,14 +277,15 @@ def _store(
     invoice.credited_minor += allocation.total_minor
     invoice.reduced_minor += allocation.to_due_minor
     settlement.mark_paid_if_settled(invoice)
-    [serial] = invoice_lifecycle.next_serials(session, CREDIT_NOTE_SERIES, 1)
+    series = invoice_lifecycle.local_series(CREDIT_NOTE_SERIES)
+    [serial] = invoice_lifecycle.next_serials(session, series, 1)
     note = CreditNote(
         organization_id=invoice.organization_id,
         id=ids.new_id(),
         invoice_id=invoice.id,
-        series=CREDIT_NOTE_SERIES,
+        series=series,
         serial=serial,
-        number=invoice_lifecycle.format_number(CREDIT_NOTE_SERIES, serial),
+        number=invoice_lifecycle.format_number(series, serial),
         currency=invoice.currency,
         reason=CreditNoteReason(content.reason),
         memo=content.memo,

@@ -194,7 +194,11 @@ SELECT CAST(NULL AS uuid) AS organization_id, 'series ' || coalesce(s.series, n.
 FROM number_series s
 FULL JOIN (SELECT series, min(serial) AS first, max(serial) AS last, count(*) AS count
            FROM (SELECT series, serial FROM invoices WHERE serial IS NOT NULL
-                 UNION ALL SELECT series, serial FROM credit_notes) given GROUP BY series) n ON n.series = s.series
+                 UNION ALL SELECT series, serial FROM credit_notes
+                 UNION ALL SELECT series, serial FROM moved_numbers WHERE has_left) given
+           WHERE NOT EXISTS (SELECT FROM moved_numbers m WHERE NOT m.has_left
+                             AND m.series = given.series AND m.serial = given.serial)
+           GROUP BY series) n ON n.series = s.series
 WHERE CAST(:organization_id AS uuid) IS NULL
   AND (n.first, n.last, n.count) IS DISTINCT FROM (CAST(1 AS bigint), s.last_value, s.last_value)"""
 

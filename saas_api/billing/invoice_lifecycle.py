@@ -28,7 +28,7 @@ from saas_api.billing.rating import bill
 from saas_api.billing.rating.bill import CALCULATION_VERSION, Bill, LineKind
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
-from saas_api.core.db import tenancy
+from saas_api.core.db import cells, tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.faults import fault_point
@@ -226,7 +226,7 @@ def _finalize(session: SystemSession, invoice: Invoice, profile: BillingProfile)
     organization = organizations.get_organization(session, profile.organization_id)
     wallet.lock_wallet(session, invoice.organization_id)
     credits_minor = use_wallet(session, invoice)
-    [serial] = next_serials(session, INVOICE_SERIES, 1)
+    [serial] = next_serials(session, local_series(INVOICE_SERIES), 1)
     fault_point("billing.after_number")
     for name, value in final_values(invoice, organization, profile, credits_minor, serial).items():
         setattr(invoice, name, value)
@@ -268,9 +268,9 @@ def final_values(
         "due_at": due_date(profile, now),
         "status": InvoiceStatus.PAID if is_settled else InvoiceStatus.OPEN,
         "paid_at": now if is_settled else None,
-        "series": INVOICE_SERIES,
+        "series": local_series(INVOICE_SERIES),
         "serial": serial,
-        "number": format_number(INVOICE_SERIES, serial),
+        "number": format_number(local_series(INVOICE_SERIES), serial),
     }
 
 
@@ -317,6 +317,12 @@ def next_serials(session: SystemSession, series: str, count: int) -> range:
     """
     last = int(session.execute(_NEXT_SERIALS, {"series": series, "count": count}).scalar_one())
     return range(last - count + 1, last + 1)
+
+
+def local_series(series: str) -> str:
+    """The series of the current cell: numbers are without gaps in each, and no two cells give the same."""
+    cell = cells.current()
+    return series if cell is None else f"{series}-{cell.upper()}"
 
 
 def format_number(series: str, serial: int) -> str:

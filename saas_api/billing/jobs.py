@@ -3,10 +3,14 @@
 from contextlib import suppress
 from datetime import timedelta
 
-from saas_api.billing import alerts, invariants, period_close, periods, wallet
+from saas_api.billing import alerts, catalogue_copies, invariants, period_close, periods, wallet
 from saas_api.billing.invariants import CheckInProgress
 from saas_api.core import clock
+from saas_api.core.db import row_copies
+from saas_api.core.jobs import schedule
 from saas_api.core.jobs.schedule import DAY, HOUR, MINUTE, scheduled
+
+schedule.sweep(row_copies.once_a_minute(catalogue_copies.copy_catalogue))
 
 
 @scheduled(

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
 from saas_api.accounts.audit import Actor
+from saas_api.billing import catalogue_copies
 from saas_api.billing.models import Entitlement, Plan, PlanVersion, PlanVersionStatus, Price, PriceTier
 from saas_api.billing.rating import plan_file
 from saas_api.billing.rating.bill import RatedPlanVersion
@@ -24,7 +25,7 @@ from saas_api.billing.rating.plan_file import (
     PlanDifference,
 )
 from saas_api.core import clock, domain, money
-from saas_api.core.db import tenancy
+from saas_api.core.db import row_copies, tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.document_reader import InvalidDocument
 from saas_api.core.errors import Conflict, NotFound
@@ -395,6 +396,8 @@ def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> Publis
             _publish(session, content, version_id, actor, differences)
         if default and not is_dry:
             _publish_default(session, default, actor)
+    if differences and not is_dry:
+        row_copies.push(catalogue_copies.copy_catalogue)
     return PublishResult(content.code, version_id, previous, differences, default_id)
 
 

@@ -14,23 +14,23 @@ DOMAIN = Domain(
     system_purposes=(
         "audit.command",
         "cli.backups",
+        "cli.cells",
         "cli.keys",
         "cli.note",
         "cli.partitions",
         "cli.users",
         "cli.zones",
-        "operator.command",
         "payments.read",
-        "plans.command",
-        "services.command",
         "webhooks.command",
     ),
+    home_purposes=("operator.command", "plans.command", "services.command"),
 )
 
 COMMANDS = {
     "audit": "audit.group",
     "backup": "backups.backup",
     "billing": "billing.group",
+    "cells": "cells.group",
     "cli": "documents.group",
     "demo": "demo.group",
     "dev": "preparation.group",

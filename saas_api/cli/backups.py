@@ -29,7 +29,7 @@ from saas_api.core.settings import ROOT, setting
 from saas_api.usage import rollups
 
 DATABASE_FILE, MANIFEST_FILE = "database.dump", "manifest.json"
-_SEES_EVERY_ROW = "saas_system"
+_SEES_EVERY_ROW, _SEES_ABSENT = "saas_system", "-c app.sees_absent=on"
 _READ_IN_PIECES = 1_048_576
 _TABLES = sa.text("""SELECT c.relname FROM pg_class c WHERE c.relnamespace = to_regnamespace(current_schema())
   AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY 1""")
@@ -171,7 +171,7 @@ def _owner_connection() -> Iterator[sa.Connection]:
         setting("DATABASE_OWNER_URL"),
         poolclass=NullPool,
         isolation_level="REPEATABLE READ",
-        connect_args={"connect_timeout": 3, "application_name": "saas-api backup"},
+        connect_args={"connect_timeout": 3, "application_name": "saas-api backup", "options": _SEES_ABSENT},
     )
     with engine.connect() as connection:
         connection.execute(sa.text("SET TRANSACTION READ ONLY"))
@@ -220,7 +220,7 @@ def _run_tool(name: str, *arguments: str) -> None:
     raises: CommandError with the last line of its output
     """
     password = sa.make_url(setting("DATABASE_OWNER_URL")).password
-    environment = {**os.environ, **({"PGPASSWORD": str(password)} if password else {})}
+    environment = {**os.environ, "PGOPTIONS": _SEES_ABSENT, **({"PGPASSWORD": str(password)} if password else {})}
     command = [_find_tool(name), *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - found below
     if result.returncode:

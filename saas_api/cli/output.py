@@ -14,7 +14,7 @@ from saas_api.accounts.audit import Actor
 from saas_api.accounts.organizations import OrganizationNotFound
 from saas_api.cli.errors import CommandError
 from saas_api.core import ids
-from saas_api.core.db import tenancy
+from saas_api.core.db import cells, tenancy
 
 
 def current_os_user() -> Actor:
@@ -37,12 +37,13 @@ def record_audit(
 
 
 def require_organization(organization_id: UUID | None) -> None:
-    """Fail when an organization does not exist; None, which stands for all of them, is accepted.
+    """Fail when an organization does not exist, and work in its cell from here on; None stands for all of them.
 
     raises: CommandError
     """
     if organization_id is None:
         return
+    cells.select(organization_id)
     try:
         with tenancy.tenant_session(organization_id) as session:
             organizations.get_organization(session, organization_id)

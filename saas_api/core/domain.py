@@ -12,6 +12,7 @@ class Domain:
     permissions: roles that hold each permission `resource:verb`
     scopes: of API keys, and the permission that a user needs to grant each
     system_purposes: reasons of its transactions across organizations, each used in one file
+    home_purposes: further ones, for what only the home cell has, such as users and the catalogue
     queue: its own queue, when its jobs must not wait behind others in the background queue
     is_service: it serves metered calls; the setting SERVICES can switch it off
     raises: ValueError when one of these names is registered already
@@ -22,6 +23,7 @@ class Domain:
     permissions: Mapping[str, frozenset[str]] = field(default_factory=dict)
     scopes: Mapping[str, str] = field(default_factory=dict)
     system_purposes: tuple[str, ...] = ()
+    home_purposes: tuple[str, ...] = ()
     queue: str | None = None
     is_service: bool = False
 
@@ -38,6 +40,7 @@ class Registry:
     permissions: dict[str, frozenset[str]] = field(default_factory=dict)
     scopes: dict[str, str] = field(default_factory=dict)
     system_purposes: set[str] = field(default_factory=set)
+    home_purposes: set[str] = field(default_factory=set)
     queues: set[str] = field(default_factory=set)
     services: set[str] = field(default_factory=set)
 
@@ -48,7 +51,8 @@ class Registry:
         duplicates |= self.id_prefixes & set(domain.id_prefixes)
         duplicates |= self.permissions.keys() & domain.permissions.keys()
         duplicates |= self.scopes.keys() & domain.scopes.keys()
-        duplicates |= self.system_purposes & set(domain.system_purposes)
+        system_purposes = {*domain.system_purposes, *domain.home_purposes}
+        duplicates |= self.system_purposes & system_purposes
         duplicates |= self.queues & queues
         if duplicates:
             raise ValueError(f"{domain.name} registers again: {', '.join(sorted(duplicates))}")
@@ -56,7 +60,8 @@ class Registry:
         self.id_prefixes.update(domain.id_prefixes)
         self.permissions.update(domain.permissions)
         self.scopes.update(domain.scopes)
-        self.system_purposes.update(domain.system_purposes)
+        self.system_purposes.update(system_purposes)
+        self.home_purposes.update(domain.home_purposes)
         self.queues.update(queues)
         self.services.update({domain.name} if domain.is_service else ())
 

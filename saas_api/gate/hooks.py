@@ -1,6 +1,7 @@
 """Hooks before and after each request: authenticate, parse, limit, bind the transaction to the organization."""
 
 import time
+from uuid import UUID
 
 from flask import Flask, Response, current_app, g, request
 from flask_limiter import RateLimitExceeded
@@ -11,8 +12,9 @@ from saas_api.api_keys import keys
 from saas_api.billing import periods
 from saas_api.core import clock, crypto, request_context
 from saas_api.core.access import Access, Principal
-from saas_api.core.db import tenancy
+from saas_api.core.db import cells, tenancy
 from saas_api.core.errors import ApiError, ServiceUnavailable
+from saas_api.core.ids import NIL_UUID
 from saas_api.core.limits import counters, limiter
 from saas_api.core.limits.limiter import LimitCode, LimitRequest
 from saas_api.core.web import endpoint, http
@@ -58,11 +60,13 @@ def authenticate() -> None:
     if is_page:
         browser_sessions.authenticate_page(view_access)
         if "principal" in values:
+            _select_cell(view_access)
             _authorize_and_parse(view_access, operation)
         return
     if view_access.is_for_services:
         values.service_call_began_at = time.perf_counter()
         values.service = credentials.authenticate_service(view_access)
+        cells.select(_named_organization())
     if view_access.is_public or view_access.is_for_services:
         if operation is not None:
             _parse(operation)
@@ -76,16 +80,32 @@ def _authenticate_principal(view_access: Access, operation: Operation | None) ->
     kind, credential = credentials.read_credential(view_access)
     if kind != "key":
         values.principal = sessions.authenticate_token(credential, TokenAudience.API)
+        _select_cell(view_access)
         values.user_id = values.principal.id
         _authorize_and_parse(view_access, operation)
         return
     values.key_digests = crypto.keyed_digests(credential)
     values.principal = credentials.load_key_principal(values.key_digests)
+    _select_cell(view_access)
     _authorize_and_parse(view_access, operation)
     if values.is_denied:
         _confirm_denial(view_access, operation)
     if not values.is_denied:
         values.gate_call = limits.build_limit_request(values.principal, 0, values.usage)
+
+
+def _select_cell(view_access: Access) -> None:
+    """Select the cell of the caller's organization, for an operator that of the organization in the path.
+
+    raises: OrganizationMoving, CellUnavailable
+    """
+    is_operator = view_access.operator_role is not None
+    cells.select(_named_organization() if is_operator else request_context.current_values().principal.organization_id)
+
+
+def _named_organization() -> UUID:
+    organization_id: UUID = (request.view_args or {}).get("organization_id", NIL_UUID)
+    return organization_id
 
 
 def enforce_limits() -> None:

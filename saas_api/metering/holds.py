@@ -5,13 +5,15 @@ holds never exceed a limit, whatever Redis has lost. A hold belongs to no billin
 period in which it is settled.
 """
 
+import contextlib
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import groupby
-from typing import Any
+from typing import Any, ParamSpec
 from uuid import UUID
 
 from sqlalchemy import select
@@ -20,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import clock, ids, money
 from saas_api.core.access import KeyMode
-from saas_api.core.db import engine, group_commit, tenancy
+from saas_api.core.db import cells, engine, group_commit, tenancy
 from saas_api.core.db.prepared import Statement
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
@@ -41,6 +43,8 @@ from saas_api.webhooks import events as webhook_events
 log = get_logger(__name__)
 
 _EXPIRY_BATCH_SIZE = 500
+
+P = ParamSpec("P")
 
 
 class HoldNotFound(NotFound):
@@ -122,6 +126,25 @@ def find_repeated_hold(organization_id: UUID, service_name: str, event_id: str |
         return _find_by_key(session, organization_id, service_name, event_id)
 
 
+def _in_its_cell(function: Callable[P, Hold]) -> Callable[P, Hold]:
+    """Call a function on a hold, whose organization is not known yet, in the cell that has it."""
+
+    @functools.wraps(function)
+    def search(*arguments: P.args, **values: P.kwargs) -> Hold:
+        def call() -> Hold | None:
+            with contextlib.suppress(HoldNotFound):
+                return function(*arguments, **values)
+            return None
+
+        hold = cells.search(call)
+        if hold is None:
+            raise HoldNotFound
+        return hold
+
+    return search
+
+
+@_in_its_cell
 def get_hold(service_name: str, hold_id: UUID) -> Hold:
     """A hold of a service, in a transaction of its own.
 
@@ -131,6 +154,7 @@ def get_hold(service_name: str, hold_id: UUID) -> Hold:
         return _get(session, service_name, hold_id)
 
 
+@_in_its_cell
 def settle_hold(
     service_name: str, hold_id: UUID, quantity: Decimal, properties: Mapping[str, Any] | None = None
 ) -> Hold:
@@ -161,6 +185,7 @@ def settle_hold(
     return hold
 
 
+@_in_its_cell
 def release_hold(service_name: str, hold_id: UUID) -> Hold:
     """End a hold without usage, in a transaction of its own.
 

@@ -1,7 +1,7 @@
 """Ingestion of usage events that a service sends after the fact: whole batches, each event exactly once."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,7 +13,7 @@ from saas_api.accounts import organizations
 from saas_api.accounts.models import OrganizationStatus
 from saas_api.billing import periods
 from saas_api.core import clock, ids
-from saas_api.core.db import engine, tenancy
+from saas_api.core.db import cells, engine, tenancy
 from saas_api.core.errors import ServiceUnavailable, ValidationFailed
 from saas_api.core.faults import fault_point
 from saas_api.core.settings import setting
@@ -94,22 +94,23 @@ class _Batch:
 
 
 def ingest(events: Sequence[Any], service: ServicePrincipal, *, is_cloud_event: bool) -> Ingestion:
-    """Record the usage events of a service, in a transaction of its own that is committed on return.
+    """Record the usage events of a service, in a transaction of its own in each cell, committed on return.
 
     Every acceptable event is recorded, whatever is wrong with the others, and whatever limits and caps say: what is
     used is used. Events with the organization, source and id of an earlier one count nothing, so a repeat is safe.
     events: at most MAX_EVENTS, JSON-ready
     is_cloud_event: they must be CloudEvents 1.0
-    raises: OperationalError with nothing written
+    raises: OperationalError with nothing written in the cell that failed; OrganizationMoving
     """
     result, now = Ingestion(), clock.now()
     reader = EventReader(meters.cached_meters(service.generation), service.name, is_cloud_event, now)
     received = _read(reader, events, result)
     batch = _make_batch(received, now, result)
-    if batch.rows:
-        outcomes = _record(batch)
+    for cell, part in _split_by_cell(batch):
+        with cells.use(cell):
+            outcomes = _record(part)
         fault_point("events.after_commit")
-        _count(batch, outcomes, result)
+        _count(part, outcomes, result)
     result.errors.sort(key=lambda problem: problem.index)
     return result
 
@@ -162,6 +163,17 @@ def _to_row(n: int, event: ReceivedEvent, subject: UsageSubject, row_id: UUID) -
         "unique_value": event.unique_value,
         "is_test": subject.is_test,
     }
+
+
+def _split_by_cell(batch: _Batch) -> Iterator[tuple[str | None, _Batch]]:
+    groups = cells.group_by_cell(batch.organization_ids)
+    for cell, owners in groups.items():
+        if len(groups) == 1:
+            yield cell, batch
+            continue
+        chosen = [pair for pair in zip(batch.rows, batch.events, strict=True) if pair[0]["organization_id"] in owners]
+        rows: Sequence[BatchedUsage] = [{**row, "n": n} for n, (row, _) in enumerate(chosen)]
+        yield cell, _Batch(rows, [event for _, event in chosen], frozenset(owners), batch.now)
 
 
 def _record(batch: _Batch) -> Mapping[int, RowOutcome]:

@@ -17,7 +17,7 @@ from saas_api.billing.models import BillingStanding
 from saas_api.billing.service_terms import ServiceTerms
 from saas_api.core import clock, networks
 from saas_api.core.access import Principal
-from saas_api.core.db import tenancy
+from saas_api.core.db import cells, tenancy
 from saas_api.core.ids import NIL_UUID
 from saas_api.core.limits import limiter
 from saas_api.metering import refusals
@@ -75,7 +75,7 @@ def find_principal(digests: Sequence[tuple[int, bytes]], *, is_fresh: bool = Fal
     cached = _cache.find(digest)
     if cached and not is_fresh and _is_current(cached):
         return cached
-    principal = _load(digests)
+    principal = cells.search(lambda: _load(digests))
     if principal is None:
         _cache.remove(digest)
     else:
@@ -93,7 +93,7 @@ def get_organization_principal(organization_id: UUID, *, is_fresh: bool = False)
     if cached and not is_fresh and _is_current(cached):
         return cached
     loaded_at = time.monotonic()
-    with tenancy.system_session("metering.key") as session:
+    with cells.use(cells.cell_of(organization_id)), tenancy.system_session("metering.key") as session:
         terms = service_terms.get_terms(session, organization_id)
     principal = KeyPrincipal(
         kind="service",

@@ -1,7 +1,6 @@
 """Reversals of usage events, which services ask for."""
 
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -12,7 +11,7 @@ import sqlalchemy as sa
 
 from saas_api.billing import periods
 from saas_api.core import clock, ids
-from saas_api.core.db import tenancy
+from saas_api.core.db import cells, tenancy
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.metering import subjects
 from saas_api.usage import ledger, sources
@@ -142,11 +141,17 @@ def _find_event(reference: EventReference) -> sa.Row[Any]:
             raise UsageEventNotFound
         organization_id = subject.organization_id
     values = {"source": reference.source, "organization_id": organization_id}
-    with tenancy.system_session("metering.reversals") as session:
-        rows: Sequence[sa.Row[Any]] = []
-        if ids.is_public_id(reference.id, "uev"):
-            rows = session.execute(_FIND_PUBLIC_ID, {**values, "id": reference.id[4:]}).all()
-        rows = rows or session.execute(_FIND_OWN_ID, {**values, "id": reference.id}).all()
+    rows: list[sa.Row[Any]] = []
+
+    def find_in_cell() -> bool | None:
+        with tenancy.system_session("metering.reversals") as session:
+            if ids.is_public_id(reference.id, "uev"):
+                rows.extend(session.execute(_FIND_PUBLIC_ID, {**values, "id": reference.id[4:]}))
+            if not rows:
+                rows.extend(session.execute(_FIND_OWN_ID, {**values, "id": reference.id}))
+        return True if len(rows) > 1 or (rows and organization_id) else None
+
+    cells.search(find_in_cell)
     if not rows:
         raise UsageEventNotFound
     if len(rows) > 1:

@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from saas_api.core import ids
-from saas_api.core.db import tenancy
+from saas_api.core.db import cells, tenancy
 from saas_api.metering.lru_cache import LruCache
 
 CACHE_SECONDS = 5
@@ -69,10 +69,16 @@ def _load(names: Collection[str]) -> Mapping[str, UsageSubject]:
             wanted[name[:3]].append(name[4:])
         else:
             wanted["external"].append(name)
+    loaded: dict[str, UsageSubject] = {}
+
+    def load_from_cell() -> bool | None:
+        with tenancy.system_session("metering.subjects") as session:
+            for row in session.execute(_FIND, wanted):
+                loaded[row.name] = UsageSubject(row.organization_id, row.api_key_id, row.is_test, row.closed_at)
+        return True if loaded.keys() >= set(names) else None
+
     loaded_at = time.monotonic()
-    with tenancy.system_session("metering.subjects") as session:
-        rows = session.execute(_FIND, wanted).all()
-    loaded = {row.name: UsageSubject(row.organization_id, row.api_key_id, row.is_test, row.closed_at) for row in rows}
+    cells.search(load_from_cell)
     for name, subject in loaded.items():
         _cache.put(name, (subject, loaded_at))
     return loaded

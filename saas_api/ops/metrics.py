@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from saas_api.core import clock
-from saas_api.core.db import engine, partitions, tenancy
+from saas_api.core.db import cells, engine, partitions, tenancy
 from saas_api.core.db.replica import Replica
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.limits import limiter
@@ -61,14 +61,33 @@ class DatabaseMetrics(Collector):
         limits_servers = [((server,), is_up) for server, is_up in limiter.find_own_servers().items()]
         help_text = "Whether each server of LIMITS_REDIS_URL answers within 50 ms."
         yield _gauge("saas_limits_redis_up", help_text, ("server",), limits_servers)
-        try:
-            with tenancy.system_session("ops.metrics") as session:
-                metrics = list(_read_metrics(session))
-        except SQLAlchemyError as error:
-            log.warning("metrics_without_database", kind=type(error).__name__)
-            metrics = []
-        yield _gauge("saas_database_up", "Whether PostgreSQL answered.", (), [((), bool(metrics))])
-        yield from metrics
+        families: dict[str, Metric] = {}
+        for cell in cells.names():
+            with cells.use(cell):
+                for metric in _read_cell():
+                    _add_samples(families.setdefault(metric.name, metric), metric)
+        yield from families.values()
+
+
+def _read_cell() -> Iterator[Metric]:
+    """The metrics of the current cell."""
+    try:
+        with tenancy.system_session("ops.metrics") as session:
+            metrics = list(_read_metrics(session))
+    except SQLAlchemyError as error:
+        log.warning("metrics_without_database", kind=type(error).__name__)
+        metrics = []
+    yield _gauge("saas_database_up", "Whether PostgreSQL answered.", (), [((), bool(metrics))])
+    yield from metrics
+
+
+def _add_samples(family: Metric, metric: Metric) -> None:
+    """Add the samples of the current cell to those of the others; with several cells each names its own."""
+    if not cells.are_several():
+        return
+    cell = cells.display_name(cells.current())
+    samples = [sample._replace(labels={**sample.labels, "cell": cell}) for sample in metric.samples]
+    family.samples = samples if family is metric else [*family.samples, *samples]
 
 
 def _measure_replica(replica: Replica) -> Iterator[Metric]:

@@ -7,7 +7,6 @@ DOMAIN = Domain(
     id_prefixes=("pay", "rfd"),
     system_purposes=(
         "payments.dunning",
-        "payments.inbox",
         "payments.initiate",
         "payments.janitor",
         "payments.refund",
@@ -15,4 +14,5 @@ DOMAIN = Domain(
         "payments.reverse",
         "payments.settle",
     ),
+    home_purposes=("payments.inbox",),
 )

@@ -16,7 +16,7 @@ from saas_api.billing import invoices, settlement, wallet
 from saas_api.billing.invoices import InvoiceNotOpen
 from saas_api.billing.models import Invoice, InvoiceStatus
 from saas_api.core import clock, ids, money
-from saas_api.core.db import pagination, tenancy
+from saas_api.core.db import cells, pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, ValidationFailed
@@ -179,16 +179,23 @@ def refresh_payment(payment_id: UUID) -> Payment | None:
 
     The provider is asked about a payment once in 10 seconds, because anybody who has the address may ask.
     """
-    payment = _find(payment_id)
-    if payment is None or not payment.is_pending or not payment.provider_reference:
+    payment = cells.search(lambda: _find(payment_id))
+    if payment is None:
+        return None
+    with cells.use(cells.cell_of(payment.organization_id)):
+        return _refresh(payment)
+
+
+def _refresh(payment: Payment) -> Payment | None:
+    if not payment.is_pending or not payment.provider_reference:
         return payment
-    if not limiter.limiter.limiter.hit(_ASKED_ON_RETURN, str(payment_id), "payment_return"):
+    if not limiter.limiter.limiter.hit(_ASKED_ON_RETURN, str(payment.id), "payment_return"):
         return payment
     try:
         settle_payment(payment.provider, payment.provider_reference)
     except (ProviderUnreachable, LookupError):
-        log.warning("payment_not_asked", payment_id=str(payment_id))
-    return _find(payment_id)
+        log.warning("payment_not_asked", payment_id=str(payment.id))
+    return _find(payment.id)
 
 
 def expire_payment(organization_id: UUID, payment_id: UUID, code: str) -> None:

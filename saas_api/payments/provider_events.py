@@ -1,14 +1,14 @@
 """The inbox of provider events: verifies and stores them, then settles the payments that they refer to."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select, text
 
 from saas_api.accounts import operators
 from saas_api.core import clock
-from saas_api.core.db import tenancy
+from saas_api.core.db import cells, tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import BadRequest, Unauthenticated
 from saas_api.core.faults import fault_point
@@ -139,7 +139,7 @@ def _process_event(provider: str, event: Any) -> RowResult:
         return RowResult(event.id, ProviderEventStatus.IGNORED)
     try:
         apply = reversals.apply_reversals if is_reversal else payments.settle_payment
-        outcome = apply(provider, event.reference)
+        outcome = _apply_in_its_cell(apply, provider, event.reference)
     except (ProviderUnreachable, LookupError) as error:
         log.warning("event_not_asked", provider=provider, event_id=event.event_id, error=str(error))
         return _retry_or_quarantine(event, "not_asked")
@@ -149,6 +149,16 @@ def _process_event(provider: str, event: Any) -> RowResult:
     if outcome == SettlementOutcome.OPEN:
         return _retry_or_quarantine(event, "not_decided")
     return RowResult(event.id, *_FINAL_RESULTS.get(outcome, (ProviderEventStatus.PROCESSED, None)))
+
+
+def _apply_in_its_cell(
+    apply: Callable[[str, str], SettlementOutcome], provider: str, reference: str
+) -> SettlementOutcome:
+    def apply_in_cell() -> SettlementOutcome | None:
+        outcome = apply(provider, reference)
+        return None if outcome == SettlementOutcome.UNKNOWN else outcome
+
+    return cells.search(apply_in_cell) or SettlementOutcome.UNKNOWN
 
 
 def _retry_or_quarantine(event: Any, error_code: str) -> RowResult:

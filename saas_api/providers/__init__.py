@@ -2,4 +2,4 @@
 
 from saas_api.core.domain import Domain
 
-DOMAIN = Domain(name="providers", system_purposes=("providers.checkout", "providers.mock"))
+DOMAIN = Domain(name="providers", home_purposes=("providers.checkout", "providers.mock"))

@@ -5,5 +5,5 @@ from saas_api.core.domain import Domain
 DOMAIN = Domain(
     name="services",
     id_prefixes=("svc",),
-    system_purposes=("services.calls", "services.catalogue", "services.tokens"),
+    home_purposes=("services.calls", "services.catalogue", "services.tokens"),
 )

@@ -13,13 +13,13 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit
 from saas_api.accounts.audit import Actor
 from saas_api.core import clock
-from saas_api.core.db import tenancy
+from saas_api.core.db import row_copies, tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.observability import get_logger
 from saas_api.services import catalogue
 from saas_api.services.catalogue import CachedCatalogue
-from saas_api.usage import meter_file, quantity_text
+from saas_api.usage import meter_copies, meter_file, quantity_text
 from saas_api.usage.meter_file import Aggregation, MeterContent
 from saas_api.usage.models import Meter
 
@@ -139,11 +139,13 @@ def publish_meter(document: Any, actor: Actor, reason: str = "") -> PublishedMet
     try:
         with tenancy.system_session("usage.meters") as session:
             lock_meters(session)
-            return _publish(session, content, actor, reason)
+            published = _publish(session, content, actor, reason)
     except IntegrityError as error:
         if getattr(error.orig, "pgcode", None) == _RESTRICT_VIOLATION:
             raise MeterHasUsage from error
         raise
+    row_copies.push(meter_copies.copy_meters)
+    return published
 
 
 def _publish(session: SystemSession, content: MeterContent, actor: Actor, reason: str) -> PublishedMeter:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import clock
 from saas_api.core.access import Principal
-from saas_api.core.db import tenancy
+from saas_api.core.db import cells, tenancy
 from saas_api.core.periodic_thread import PeriodicThread
 from saas_api.usage import ranges
 from saas_api.usage.ranges import DateRange
@@ -111,11 +111,17 @@ def flush_refused() -> None:
             _pending.clear()
         if not counts:
             return
+
+        def write_in_cell(owners: set[UUID]) -> None:
+            written = Counter({refusal: n for refusal, n in counts.items() if refusal.organization_id in owners})
+            _write(written)
+            counts.subtract(written)
+
         try:
-            _write(counts)
+            cells.run_for_owners({refusal.organization_id for refusal in counts}, write_in_cell)
         except Exception:
             with _pending_lock:
-                _pending.update(counts)
+                _pending.update(+counts)
             raise
 
 

@@ -218,6 +218,22 @@ _REBUILD_ALL = (
 )
 
 
+_KEEP_ADOPTED_AHEAD = text(f"""{_KEEP_AHEAD} AND e.organization_id = :organization_id AND NOT EXISTS (
+  SELECT FROM usage_watermark w WHERE e.recorded_xid >= w.through_xid AND e.recorded_at > w.floor_at)
+  ON CONFLICT DO NOTHING""")
+
+
+def adopt(organization_id: UUID) -> None:
+    """Make the rollups of an organization whose ledger was copied from another database, in transactions of its own.
+
+    The watermark is that of the database, and stays: it has passed the copied rows that were recorded before its floor.
+    """
+    with tenancy.system_session("usage.roll_up") as session:
+        session.execute(_LOCK_WATERMARK)
+        session.execute(_KEEP_ADOPTED_AHEAD, {"organization_id": organization_id})
+    rebuild_rollups(organization_id=organization_id)
+
+
 def _rebuild_all(session: SystemSession) -> None:
     session.execute(text("SET LOCAL statement_timeout = 0"))
     session.execute(text("LOCK TABLE usage_events IN SHARE ROW EXCLUSIVE MODE"))

@@ -79,8 +79,8 @@ def module_name(path: Path) -> str:
 
 def test_only_core_commits_and_rolls_back() -> None:
     for path in sources():
-        if path.is_relative_to(PACKAGE / "core"):
-            continue
+        if path.is_relative_to(PACKAGE / "core") or path == PACKAGE / "ops" / "cell_moves.py":
+            continue  # a move orders the commits of two databases
         assert not [name for name, _ in calls(path) if name in {"commit", "rollback"}], path
 
 

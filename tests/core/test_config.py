@@ -71,6 +71,26 @@ def test_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> No
     assert load(env_file=None)["API_PORT"] == 8080
 
 
+def test_cells_are_addresses_by_name() -> None:
+    values = load(env_file=None, CELLS="eu=postgres://app@eu/db  us=postgresql://app@us/db")
+    assert values["CELLS"] == {"eu": "postgresql+psycopg2://app@eu/db", "us": "postgresql+psycopg2://app@us/db"}
+    assert values["CELLS_OWNER"] == values["CELLS"]
+    assert load(env_file=None)["CELLS"] == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["eu", "eu=http://a/b", "EU=postgresql://a/b", "home=postgresql://a/b", "a=postgresql://a/b a=postgresql://c/d"],
+)
+def test_cells_without_a_name_or_an_address_of_their_own_are_a_problem(value: str) -> None:
+    assert problems_of(CELLS=value) == ["CELLS"]
+
+
+def test_each_cell_has_an_owner() -> None:
+    owners = {"CELLS": "eu=postgresql://a/b", "CELLS_OWNER": "us=postgresql://a/b"}
+    assert problems_of(**owners) == ["CELLS_OWNER"]
+
+
 @pytest.mark.parametrize(
     ("value", "minors"),
     [

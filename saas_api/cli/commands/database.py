@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from saas_api.cli import errors
 from saas_api.cli.errors import Command, CommandError
-from saas_api.core.db import roles
+from saas_api.core.db import cells, roles
 from saas_api.core.db.engine import db
 from saas_api.core.db.roles import MAX_POSTGRES, MIN_POSTGRES, DatabaseLogins
 from saas_api.core.settings import setting
@@ -29,20 +29,29 @@ def init_app(app: Flask) -> None:
     help="Major version of the server; it is asked if not given.",
 )
 @click.option("--pgbouncer", "has_pooler", is_flag=True, help="Also the settings that DATABASE_POOLER=pgbouncer needs.")
+@click.option("--cell", metavar="NAME", default=cells.HOME, help="Cluster of CELLS; that of DATABASE_URL if not given.")
 @with_appcontext
-def print_roles(*, major: int | None, has_pooler: bool) -> None:
+def print_roles(*, major: int | None, has_pooler: bool, cell: str) -> None:
     """Print SQL that creates the database, its two logins and its two roles; repeating it changes nothing.
 
     The names are those in DATABASE_OWNER_URL and DATABASE_URL. A superuser, or an administrator of a provider with
-    CREATEROLE and CREATEDB, runs the SQL in psql, and then gives each login its password.
+    CREATEROLE and CREATEDB, runs the SQL in psql, and then gives each login its password. Where CELLS is set,
+    each cluster needs it, with a role that moves organizations; only a superuser creates that.
 
     Example: flask db roles --major 15 | psql -U postgres
     """
-    names = DatabaseLogins.from_urls(setting("DATABASE_OWNER_URL"), setting("DATABASE_URL"))
-    click.echo(script(names, major or _server_major(), has_pooler=has_pooler))
+    owners = {cells.HOME: setting("DATABASE_OWNER_URL"), **setting("CELLS_OWNER")}
+    urls = {cells.HOME: setting("DATABASE_URL"), **setting("CELLS")}
+    if cell not in urls:
+        raise CommandError(f"CELLS names no cell {cell}.")
+    major = major or _server_major(urls[cell])
+    if cells.are_several() and major < roles.MIN_POSTGRES_OF_CELLS:
+        raise CommandError(f"Cells need PostgreSQL {roles.MIN_POSTGRES_OF_CELLS} or later, this is {major}.")
+    names = DatabaseLogins.from_urls(owners[cell], urls[cell])
+    click.echo(script(names, major, has_pooler=has_pooler, has_mover=cells.are_several()))
 
 
-def script(names: DatabaseLogins, major: int, *, has_pooler: bool = False) -> str:
+def script(names: DatabaseLogins, major: int, *, has_pooler: bool = False, has_mover: bool = False) -> str:
     """The SQL as a script for psql."""
     literal = names.database.replace("'", "''")
     missing = f"WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{literal}')"
@@ -54,12 +63,13 @@ def script(names: DatabaseLogins, major: int, *, has_pooler: bool = False) -> st
     lines += [f"SELECT '{create}' {missing} \\gexec", f"\\connect {roles.quote(names.database)}"]
     lines += [f"{statement};" for statement in roles.schema_statements(names)]
     lines += [f"{statement};" for statement in (roles.pooler_statements(names) if has_pooler else [])]
+    lines += [f"{statement};" for statement in (roles.mover_statements(names) if has_mover else [])]
     lines += [f"-- In psql, \\password {roles.quote(login)} sets the password of {login}." for login in logins]
     return "\n".join(lines)
 
 
-def _server_major() -> int:
-    engine = sa.create_engine(setting("DATABASE_URL"), connect_args={"connect_timeout": 3})
+def _server_major(url: str) -> int:
+    engine = sa.create_engine(url, connect_args={"connect_timeout": 3})
     try:
         with engine.connect() as connection:
             return int(str(connection.scalar(sa.text("SHOW server_version_num")))) // 10_000

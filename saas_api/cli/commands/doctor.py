@@ -4,7 +4,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -26,8 +26,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from saas_api.cli import errors, output, types
 from saas_api.cli.commands import keys
 from saas_api.cli.errors import CREATE_ROLES, EXIT_PROBLEMS, Command
-from saas_api.core import access, crypto, redis_url, time_zones
-from saas_api.core.db import engine, roles, tenancy
+from saas_api.core import access, crypto, ids, redis_url, time_zones
+from saas_api.core.db import cells, engine, roles, tenancy
 from saas_api.core.db.engine import db
 from saas_api.core.db.replica import Replica
 from saas_api.core.db.roles import MAX_POSTGRES, MIN_POSTGRES
@@ -35,6 +35,7 @@ from saas_api.core.db.tenancy import UnsafeDatabase
 from saas_api.core.jobs import queue, schedule
 from saas_api.core.limits import diagnosis
 from saas_api.core.settings import ROOT, setting
+from saas_api.ops import cell_moves
 from saas_api.settings import instance
 from saas_api.webhooks import secrets as webhook_secrets
 
@@ -121,6 +122,7 @@ def collect_findings() -> Iterator[Finding]:
         if replica := engine.find_replica():
             yield check_replica(replica)
     if has_postgres:
+        yield from check_cells()
         yield from (check_time_zones(), check_peppers(), check_secret_key(), check_backup())
     if has_postgres and has_redis:
         yield check_scheduler()
@@ -130,7 +132,24 @@ def collect_findings() -> Iterator[Finding]:
     yield from check_disk()
 
 
-def check_clock(engine: str, read_clock: Callable[[], float]) -> Finding:
+def check_cells() -> Iterator[Finding]:
+    """The database of each cell beside home, and moves that were interrupted or are running."""
+    for cell in cells.names()[1:]:
+        with cells.use(cell):
+            postgres = check_postgres()
+            findings = [postgres] if postgres.state == FAIL else [postgres, check_migrations(), check_tables()]
+        for finding in findings:
+            remedy = finding.remedy and finding.remedy.replace("DATABASE_URL", "CELLS")
+            yield replace(finding, name=f"{finding.name} of cell {cell}", remedy=remedy)
+    if cells.are_several():
+        moving = [f"{ids.format_id('org', one)} to {state.moving_to}" for one, state in cell_moves.list_moving()]
+        remedy = "Unless flask cells move runs for it now, run it again: its requests are refused until it ends."
+        yield _first_problem(
+            "moves", "no organization is being moved", (bool(moving), WARN, f"being moved: {', '.join(moving)}", remedy)
+        )
+
+
+def check_clock(name: str, read_clock: Callable[[], float]) -> Finding:
     """Difference between the clocks of this machine and of an engine.
 
     read_clock: returns the engine's seconds since 1970
@@ -138,10 +157,10 @@ def check_clock(engine: str, read_clock: Callable[[], float]) -> Finding:
     before = time.time()
     engine_time = read_clock()
     skew = abs((before + time.time()) / 2 - engine_time)
-    problem = f"this machine and {engine} are {skew:.1f} s apart"
+    problem = f"this machine and {name} are {skew:.1f} s apart"
     remedy = "Let both follow NTP; leases, limits and periods are counted by either."
     return _first_problem(
-        f"clock of {engine}",
+        f"clock of {name}",
         f"{skew:.1f} s apart from this machine",
         (skew > CLOCK_SKEW_FAIL_SECONDS, FAIL, problem, remedy),
         (skew > CLOCK_SKEW_WARN_SECONDS, WARN, problem, remedy),
@@ -320,7 +339,7 @@ def check_backup() -> Finding:
 def check_postgres() -> Finding:
     """Whether PostgreSQL answers, and its version."""
     try:
-        with db.engine.connect() as connection:
+        with engine.current_engine().connect() as connection:
             number = int(str(connection.scalar(sa.text("SHOW server_version_num"))))
     except SQLAlchemyError as error:
         remedy = _start_hint("make run starts it here; elsewhere look at DATABASE_URL.", "Look at DATABASE_URL.")
@@ -383,7 +402,7 @@ def check_migrations() -> Finding:
     scripts = ScriptDirectory(str(ROOT / "migrations"))
     head = scripts.get_current_head()
     try:
-        with db.engine.connect() as connection:
+        with engine.current_engine().connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()
     except SQLAlchemyError:  # before revision 0011 the runtime login may not read it
         current = None
@@ -408,7 +427,7 @@ def check_migrations() -> Finding:
 
 def check_tables() -> Finding:
     """Whether the tables are whole: a restore or a migration that was broken off leaves some without their indexes."""
-    with db.engine.connect() as connection:
+    with engine.current_engine().connect() as connection:
         problems = connection.scalars(_INCOMPLETE).all()
     more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
     return _first_problem(

@@ -234,7 +234,7 @@ def format_default(field: FieldInfo) -> str:
         return ""
     if isinstance(value, bool):
         return str(int(value))
-    if isinstance(value, list):
+    if isinstance(value, list | dict):
         return ",".join(value)
     return f"{value:f}" if isinstance(value, Decimal) else str(value)
 

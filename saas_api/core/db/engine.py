@@ -1,7 +1,9 @@
 """The database engine: models, sessions that are bound to a scope, and batches of statements."""
 
 import functools
+import math
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,6 +14,7 @@ from flask import current_app, g, has_app_context
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session as FlaskSession
 from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import PoolProxiedConnection
@@ -28,6 +31,7 @@ Result = TypeVar("Result")
 
 BIND_SCOPE_SQL = "SELECT set_config('role', %s, true), set_config('app.organization_id', %s, true)"
 _READ_ONLY = "set_config('transaction_read_only', 'on', true)"
+_SEES_ABSENT = "set_config('app.sees_absent', 'on', true)"
 _PLAN_LOST = ("26000", "0A000")
 """SQLSTATE of a prepared statement that the connection does not have, or whose result a migration has changed."""
 
@@ -37,11 +41,17 @@ _PARTITION = re.compile(r"_(y\d{4}m\d{2}|default)$")
 
 @dataclass(frozen=True)
 class TransactionScope:
-    """The database role of a transaction and, for `saas_tenant`, its organization."""
+    """The database role of a transaction and, for `saas_tenant`, its organization.
+
+    cell: where it runs, as of `cells.current`
+    sees_absent: it also sees the rows that are left here of organizations in other cells
+    """
 
     role: str
     organization_id: str = ""
     is_read_only: bool = False
+    cell: str | None = None
+    sees_absent: bool = False
 
 
 class Model(DeclarativeBase):
@@ -52,7 +62,10 @@ class ScopedSession(FlaskSession):
     """A session that binds each transaction to its scope before the first statement."""
 
     def get_bind(self, *arguments: Any, **options: Any) -> sa.Engine | sa.Connection:
-        """The engine of the next statement: the replica's within `read_from_replica`."""
+        """The engine of the next statement: that of the scope's cell; the replica's within `read_from_replica`."""
+        scope = _find_scope(self)
+        if scope is not None and scope.cell is not None:
+            return engine_of(scope.cell)
         bind = super().get_bind(*arguments, **options)
         return replica.engine_for(bind) if isinstance(bind, sa.Engine) else bind
 
@@ -68,10 +81,16 @@ def _bind(session: Session, transaction: Any, connection: sa.Connection) -> None
     if transaction.nested:
         return
     replica.begin(connection)
-    scope = session.info.get("scope") or (g.get("scope") if has_app_context() else None)
+    scope = _find_scope(session)
     if scope:
         statement = f"{BIND_SCOPE_SQL}, {_READ_ONLY}" if scope.is_read_only else BIND_SCOPE_SQL
+        if scope.sees_absent:
+            statement = f"{statement}, {_SEES_ABSENT}"
         connection.exec_driver_sql(statement, (scope.role, scope.organization_id))
+
+
+def _find_scope(session: Session) -> TransactionScope | None:
+    return session.info.get("scope") or (g.get("scope") if has_app_context() else None)
 
 
 @event.listens_for(ScopedSession, "after_commit")
@@ -172,7 +191,7 @@ def send_batch(statements: Sequence[Statement]) -> Sequence[Any]:
     raises: as `execute_batch`; where the error has `connection_invalidated`, the batch may have been committed
     """
     batch = (prepared.join_batch if setting("DATABASE_POOLER") != "none" else prepared.prepare_batch)(statements)
-    pool = use_autocommit_pool(db.engine)
+    pool = use_autocommit_pool(current_engine())
     connection: PoolProxiedConnection | None = None
     try:
         connection = pool.raw_connection()
@@ -200,7 +219,48 @@ def _translate_error(
         pool.pool._invalidate(connection, error)  # noqa: SLF001 - there is no public name for it
     options: dict[str, Any] = {"connection_invalidated": is_unusable, "dialect": pool.dialect, "hide_parameters": True}
     translated: DBAPIError = DBAPIError.instance(sql, None, error, psycopg2.Error, **options)
-    return translated
+    return _mark_cell(translated, pool, is_connected=connection is not None)
+
+
+def engine_of(cell: str | None) -> sa.Engine:
+    """The engine of a cell; None for the home cell.
+
+    raises: KeyError for a cell that CELLS does not name
+    """
+    return db.engines[cell]
+
+
+def current_engine() -> sa.Engine:
+    """The engine of the current cell, see `cells.current`."""
+    return db.engines[g.get("cell")]
+
+
+def failed_cell(error: Exception) -> str | None:
+    """The cell whose database raised an error; None for the home cell."""
+    return getattr(error, "cell", None)
+
+
+@event.listens_for(sa.Engine, "handle_error")
+def _name_cell(context: ExceptionContext) -> None:
+    if context.engine is not None and isinstance(context.sqlalchemy_exception, DBAPIError):
+        _mark_cell(context.sqlalchemy_exception, context.engine, is_connected=context.connection is not None)
+
+
+def _mark_cell(error: DBAPIError, engine: sa.Engine, *, is_connected: bool) -> DBAPIError:
+    if has_app_context() and len(db.engines) > 1:
+        cell = next((name for name, other in db.engines.items() if other.url == engine.url), None)
+        error.cell = cell  # type: ignore[attr-defined]  # SQLAlchemy's errors have no place for it
+        if cell is not None and not is_connected:
+            _failed_at[cell] = time.monotonic()
+    return error
+
+
+_failed_at: dict[str, float] = {}
+
+
+def seconds_since_failure(cell: str | None) -> float:
+    """Seconds since a connection to a cell other than home could not be opened; infinite when none failed."""
+    return time.monotonic() - _failed_at[cell] if cell in _failed_at else math.inf
 
 
 @functools.cache
@@ -218,8 +278,9 @@ def dispose_connections(*, close: bool = True) -> None:
 
     close: False in a forked process, where the connections belong to the parent
     """
-    db.engine.dispose(close=close)
-    use_autocommit_pool(db.engine).dispose(close=close)
+    for engine in db.engines.values():
+        engine.dispose(close=close)
+        use_autocommit_pool(engine).dispose(close=close)
     if found := find_replica():
         found.engine.dispose(close=close)
 

@@ -20,8 +20,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from saas_api.core.db import engine, tenancy
-from saas_api.core.db.engine import db
+from saas_api.core.db import cells, engine, tenancy
 from saas_api.core.db.prepared import Statement
 
 # A batch that has to wait, such as for a period that is being closed, must not hold up other organizations.
@@ -38,8 +37,9 @@ def write(organization_id: UUID, statements: Sequence[Statement]) -> None:
     raises: as `engine.execute_batch`
     """
     batch = [tenancy.tenant_scope_statement(organization_id), *statements]
-    if not writer_of(db.engine).write(batch):
-        engine.execute_batch(batch)
+    with cells.use(cells.cell_of(organization_id)):
+        if not writer_of(engine.current_engine()).write(batch):
+            engine.execute_batch(batch)
 
 
 class _Turn(Enum):

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 ROLES = ("saas_tenant", "saas_system")
+MOVER = "saas_mover"
+"""Moves organizations between cells: it sees every row and fires no trigger. Only owners may become it."""
+MIN_POSTGRES_OF_CELLS = 15
 MIN_POSTGRES, MAX_POSTGRES = 14, 18
 _FIRST_WITH_GRANT_OPTIONS = 16
 _RIGHTS = sa.text("""
@@ -69,6 +72,17 @@ def schema_statements(names: DatabaseLogins) -> list[str]:
     ]
 
 
+def mover_statements(names: DatabaseLogins) -> list[str]:
+    """SQL for a superuser in the product's database that lets its owner move organizations; MIN_POSTGRES_OF_CELLS."""
+    return [
+        _create_role(MOVER, "NOLOGIN BYPASSRLS"),
+        f"GRANT {MOVER} TO {quote(names.owner)}",
+        f"GRANT pg_read_all_stats TO {MOVER}",
+        f"GRANT SET ON PARAMETER session_replication_role TO {MOVER}",
+        f"GRANT USAGE ON SCHEMA public TO {MOVER}",
+    ]
+
+
 def pooler_statements(names: DatabaseLogins) -> list[str]:
     """SQL for an administrator that gives the runtime login the settings of its connections behind a pooler."""
     login, database = quote(names.runtime), quote(names.database)
@@ -112,6 +126,12 @@ def is_role_missing(reason: str) -> bool:
     reason: text of the error; there is no SQLSTATE before a connection is open
     """
     return re.search(r'(role|database) ".*" does not exist|permission denied to set role', reason) is not None
+
+
+def missing_mover(connection: sa.Connection) -> str | None:
+    """What the login of a connection lacks to move organizations, as one line; None when it lacks nothing."""
+    statement = f"SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = '{MOVER}' AND pg_has_role(oid, 'MEMBER'))"
+    return None if connection.scalar(sa.text(statement)) else f"the login may not become {MOVER}"
 
 
 def quote(name: str) -> str:

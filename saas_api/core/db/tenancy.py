@@ -10,7 +10,7 @@ from flask import g
 from sqlalchemy.orm import Session
 
 from saas_api.core import domain
-from saas_api.core.db import engine
+from saas_api.core.db import cells, engine
 from saas_api.core.db.engine import BIND_SCOPE_SQL, ScopedSession, TransactionScope, db
 from saas_api.core.db.prepared import Statement
 from saas_api.core.settings import setting
@@ -32,13 +32,14 @@ def bind_request(organization_id: UUID, *, is_read_only: bool = False) -> None:
     """
     if "scope" in g or (engine.is_session_open() and engine.session().in_transaction()):
         raise RuntimeError("A request is bound once, before its first statement.")
-    g.scope = TransactionScope("saas_tenant", str(organization_id), is_read_only)
+    cell = cells.cell_of(organization_id)
+    g.scope = TransactionScope("saas_tenant", str(organization_id), is_read_only, cell)
 
 
 @contextmanager
 def tenant_session(organization_id: UUID) -> Iterator[Session]:
     """Open a transaction that sees one organization. It commits at the end and rolls back on an exception."""
-    scope = TransactionScope("saas_tenant", str(organization_id))
+    scope = TransactionScope("saas_tenant", str(organization_id), cell=cells.cell_of(organization_id))
     with (
         ScopedSession(db, info={"scope": scope}, expire_on_commit=False) as session,
         session.begin(),
@@ -55,14 +56,19 @@ def snapshot_session(organization_id: UUID) -> Iterator[Session]:
 
 
 @contextmanager
-def system_session(purpose: str) -> Iterator[SystemSession]:
-    """Open a transaction that sees every organization.
+def system_session(purpose: str, *, sees_absent: bool = False) -> Iterator[SystemSession]:
+    """Open a transaction that sees every organization of the current cell, or of home for a home purpose.
 
     purpose: a system purpose that a domain has registered, used in one package
+    sees_absent: at home it also sees what home keeps of organizations in other cells, as home purposes do
     """
     _check_purpose(purpose)
+    is_home = purpose in domain.registry.home_purposes
+    cell = None if is_home else cells.current()
+    sees_absent = cell is None and (is_home or sees_absent) and cells.are_several()
+    scope = TransactionScope("saas_system", cell=cell, sees_absent=sees_absent)
     with (
-        ScopedSession(db, info={"scope": TransactionScope("saas_system")}, expire_on_commit=False) as session,
+        ScopedSession(db, info={"scope": scope}, expire_on_commit=False) as session,
         session.begin(),
     ):
         yield SystemSession(session)
@@ -118,13 +124,21 @@ SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 
 
 def verify_isolation(server: sa.Engine | None = None) -> None:
-    """Check on a new connection that a transaction without a scope sees no rows of an organization.
+    """Check on a new connection to each cell that a transaction without a scope sees no rows of an organization.
 
-    In production also that the login can neither change nor bypass what protects the rows.
-    server: the replica; the primary by default
+    In production also that the login can neither change nor bypass what protects the rows. A cell that does not respond
+    is left out; requests find it again.
+    server: the replica; the cells by default
     raises: UnsafeDatabase with every reason
     """
-    with (server or db.engine).connect() as connection:
+    if server is not None:
+        _verify_server(server)
+    else:
+        cells.run_in_each(lambda: _verify_server(engine.current_engine()))
+
+
+def _verify_server(server: sa.Engine) -> None:
+    with server.connect() as connection:
         reasons = list(_login_problems(connection)) if setting("APP_ENV") == "production" else []
         reasons += _isolation_problems(connection)
     if reasons:

@@ -16,7 +16,7 @@ from redis.retry import Retry
 from sqlalchemy.orm import Session
 
 from saas_api.core import domain, redis_url, request_context, tracing
-from saas_api.core.db import engine
+from saas_api.core.db import cells, engine
 from saas_api.core.jobs.redis_jobs import RedisQueue
 from saas_api.core.limits import circuit_breaker, direct_connections
 from saas_api.core.limits.circuit_breaker import CircuitBreaker, RedisUnavailable
@@ -32,7 +32,7 @@ _DEBOUNCE_SECONDS = 0.05
 _WAKE_TTL_MS = 1000
 
 stop_requested = threading.Event()
-_last_wake_at: dict[str, float] = {}
+_last_wake_at: dict[tuple[str, str | None], float] = {}
 _jobs: dict[str, Callable[[], Any]] = {}
 _drain_queues: dict[str, str] = {}
 
@@ -80,16 +80,18 @@ def enqueue(session: Session, job: str) -> None:
 
 
 def wake_workers(job: str, *, is_forced: bool = False) -> bool:
-    """Announce to the workers that a job may have work. It does not raise, and waits at most 100 ms for Redis.
+    """Announce to the workers that a job may have work in the current cell.
+
+    It does not raise, and waits at most 100 ms for Redis.
 
     A wake-up within a second of another is dropped, because the drain of the first has not scanned yet.
     is_forced: send it anyway, as sweeps do
     returns: False when Redis is unavailable
     """
-    now = time.monotonic()
-    if not is_forced and now - _last_wake_at.get(job, 0.0) < _DEBOUNCE_SECONDS:
+    now, target = time.monotonic(), (job, cells.current())
+    if not is_forced and now - _last_wake_at.get(target, 0.0) < _DEBOUNCE_SECONDS:
         return True
-    _last_wake_at[job] = now
+    _last_wake_at[target] = now
     try:
         _breaker().call(_push, job, is_forced)
     except RedisUnavailable:
@@ -106,9 +108,10 @@ def allow_next_wake(job: str) -> None:
         log.warning("wake_not_cleared", job=job)
 
 
-def run_job(job: str) -> Any:
+def run_job(job: str, cell: str | None = None) -> Any:
     """Run a job inside an application context.
 
+    cell: where it works; None for home
     raises: LookupError when no job of that name is registered
     """
     if job not in _jobs:
@@ -117,7 +120,7 @@ def run_job(job: str) -> Any:
     request_context.clear_context()
     request_context.bind_context(job=job)
     try:
-        with tracing.span(f"job {job}", "consumer"):
+        with tracing.span(f"job {job}", "consumer"), cells.use(cell), cells.hold_moves():
             return call()
     finally:
         request_context.clear_context()
@@ -153,9 +156,10 @@ def _push(job: str, is_forced: bool) -> None:
     connection = fast_redis()
     if not connection.set(_wake_key(job), 1, nx=True, px=_WAKE_TTL_MS) and not is_forced:
         return
+    cell = cells.current()
     RedisQueue(queue_for_job(job), connection).enqueue_call(
         run_job,
-        args=(job,),
+        args=(job,) if cell is None else (job, cell),
         timeout=setting("DRAIN_SECONDS") + JOB_TIMEOUT_GRACE_SECONDS,
         result_ttl=0,
         failure_ttl=FAILURE_TTL_SECONDS,
@@ -163,4 +167,5 @@ def _push(job: str, is_forced: bool) -> None:
 
 
 def _wake_key(job: str) -> str:
-    return f"wake:{job}"
+    cell = cells.current()
+    return f"wake:{job}" if cell is None else f"wake:{job}:{cell}"

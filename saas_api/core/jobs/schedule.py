@@ -16,7 +16,7 @@ import orjson
 import sqlalchemy as sa
 
 from saas_api.core import clock
-from saas_api.core.db import tenancy
+from saas_api.core.db import cells, tenancy
 from saas_api.core.domain import Domain
 from saas_api.core.jobs import queue as job_queue
 from saas_api.core.jobs.outbox import DueOwners
@@ -174,26 +174,38 @@ def seconds_since_last_run() -> float | None:
 
 
 def run_due_jobs() -> None:
-    """Run every job whose newest slot has not run. A job that fails does not stop the others."""
+    """Run every job whose newest slot has not run, in each cell. A job that fails does not stop the others."""
     host = f"{platform.node()}:{os.getpid()}"
-    for entry in scheduled_jobs():
-        run_scheduled(entry.job, entry.current_slot(clock.now()), host)
+
+    def run_in_cell() -> None:
+        for entry in scheduled_jobs():
+            run_scheduled(entry.job, entry.current_slot(clock.now()), host)
+
+    cells.run_in_each(run_in_cell)
 
 
 def run_requested(job: str, slot: str) -> None:
-    """Run a job that an operator has queued.
+    """Run a job that an operator has queued, in each cell.
 
     slot: when it was asked for, as ISO 8601
     """
-    run_scheduled(job, datetime.fromisoformat(slot), "operator console")
+    cells.run_in_each(lambda: run_scheduled(job, datetime.fromisoformat(slot), "operator console"))
 
 
 def run_sweeps() -> None:
-    """Call every sweep and wake the drains with due work. Without Redis, drain for a few seconds in this process."""
-    for run in sweeps():
-        run()
-    for drain in drains():
-        _wake_if_due(drain)
+    """Call every sweep and wake the drains with due work, in each cell.
+
+    Without Redis, drain for a few seconds in this process.
+    """
+    cells.run_in_each(_sweep_cell)
+
+
+def _sweep_cell() -> None:
+    with cells.hold_moves():
+        for run in sweeps():
+            run()
+        for drain in drains():
+            _wake_if_due(drain)
 
 
 _CLAIM_NEW_RUN = sa.text("""
@@ -232,7 +244,7 @@ def run_scheduled(job: str, slot: datetime, host: str) -> bool:
         return False
     state, stats, error = "done", None, None
     try:
-        stats = job_queue.run_job(job)
+        stats = job_queue.run_job(job, cells.current())
     except Exception as cause:
         log.exception("job_failed", job=job)
         state, error = "failed", f"{type(cause).__name__}: {cause}"[:500]

@@ -13,7 +13,7 @@ from flask import Flask
 from rq.exceptions import StopRequested
 from rq.job import Job
 
-from saas_api.core.db import engine
+from saas_api.core.db import cells, engine
 from saas_api.core.jobs import queue as job_queue
 from saas_api.core.jobs.redis_jobs import RedisJob, RedisQueue
 from saas_api.core.settings import setting
@@ -50,9 +50,14 @@ class QueueWorker(rq.Worker):
         """Run RQ's maintenance and wake the drains of the queue."""
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]  # RQ is not annotated here
         with self.app.app_context():
-            for queue in self.queue_names():
-                for job in job_queue.drains_of_queue(queue):
-                    job_queue.wake_workers(job, is_forced=True)
+            for cell in cells.names():
+                with cells.use(cell):
+                    self._wake_drains()
+
+    def _wake_drains(self) -> None:
+        for queue in self.queue_names():
+            for job in job_queue.drains_of_queue(queue):
+                job_queue.wake_workers(job, is_forced=True)
 
     def main_work_horse(self, job: Job, queue: rq.Queue) -> None:
         """Run a job in the forked process, on connections of its own."""

@@ -1,0 +1,387 @@
+"""CELLS: organizations in two PostgreSQL clusters, found by keys, users and services, and moved with nothing lost."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy.exc import ProgrammingError
+
+from saas_api.billing import period_close
+from saas_api.core import clock
+from saas_api.core.db import cells, tenancy
+from saas_api.core.jobs import schedule
+from saas_api.ops import cell_moves
+from saas_api.ops.cell_moves import CannotMove, CopyDiffers
+from tests.support.accounts import PASSWORD, User, add_member, create_key, make_key, sign_in, sign_up
+from tests.support.billing import day
+from tests.support.cells import Spread, execute_as_superuser, organization_id, query
+from tests.support.console import sign_in_operator
+from tests.support.http_receiver import run_receiver, wait_until
+from tests.support.messages import provider_calls, send_message
+from tests.support.metering import verify
+from tests.support.payments import IsolatedClient, PayingOrganization, create_paying_organization
+from tests.support.services import create_service, service_headers
+from tests.support.team import audit_events, member_roles
+from tests.support.usage_events import publish_meter
+from tests.support.webhooks import WebhookOrganization
+
+STAYS = {"audit_events", "memberships", "organizations"}
+"""Tables of which home keeps rows of an organization that has left."""
+
+
+def _status(client: FlaskClient, key: dict[str, str], path: str = "/api/v1/messages") -> tuple[int, Any]:
+    response = client.get(path, headers=key)
+    assert response.json is not None
+    return response.status_code, response.json.get("error", {}).get("code")
+
+
+def _token_of(spread: Spread, email: str) -> str:
+    [(text,)] = query(spread, "eu", "SELECT text_body FROM mails WHERE recipient = :email ORDER BY id", email=email)
+    found = re.search(r"accept-invitation\?token=([\w-]+)", text)
+    assert found, text
+    return found[1]
+
+
+@pytest.fixture
+def acme(spread: Spread) -> Iterator[PayingOrganization]:
+    """An organization at home with an open invoice of 99.00."""
+    with spread.app.app_context():
+        yield create_paying_organization(IsolatedClient(spread.app, spread.app.response_class))
+
+
+def test_an_organization_is_served_where_it_was_moved_by_key_and_by_its_users(
+    spread: Spread, client: FlaskClient, alice: User, bob: User, carol: User
+) -> None:
+    key, other = make_key(client, alice), make_key(client, carol)
+    before = send_message(client, key)
+    spread.move(alice, "eu")
+    after = send_message(client, key)
+    send_message(client, other)
+    spread.work()
+    assert [spread.cell_of(user) for user in (alice, carol)] == ["eu", "home"]
+    assert spread.count_rows("eu", alice)["messages"] == 2
+    assert spread.count_rows("home", alice).keys() <= STAYS
+    assert {client.get(f"/api/v1/messages/{one}", headers=key).json["data"]["status"] for one in (before, after)} == {
+        "delivered"
+    }
+    assert len(provider_calls(spread.app)) == 3
+    assert alice.call("GET", "/keys")[0] == bob.call("GET", "/team/members")[0] == 200
+    assert sign_in(client, bob.email).organization_id == alice.organization_id
+    assert query(spread, None, "SELECT count(*) FROM messages")[0][0] == 1, "work at home does not see it"
+
+
+def test_every_table_with_rows_of_organizations_is_moved(spread: Spread) -> None:
+    """A new table is found by its column; only those whose rows are rebuilt or stay are treated otherwise."""
+    columns = query(
+        spread,
+        None,
+        """SELECT c.relname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND NOT c.relispartition
+        WHERE a.attname = 'organization_id' AND c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace""",
+    )
+    with spread.app.app_context(), cell_moves._connect("home") as connection:
+        moved = {table.name for table in cell_moves._list_tables(connection)}
+    assert {name for (name,) in columns} - {"tenancy_canary"} == moved - {"organizations"}
+    policies = query(spread, "eu", "SELECT tablename FROM pg_policies WHERE policyname = 'present'")
+    assert {name for (name,) in policies} == moved - {"audit_events"}
+
+
+def test_money_usage_and_history_move_and_go_on(spread: Spread, acme: PayingOrganization) -> None:
+    client, owner = acme.client, acme.owner
+    key = make_key(client, owner)
+    send_message(client, key)
+    paths = ("/billing/history", "/billing/wallet", "/usage", "/billing/subscription", "/messages", "/keys")
+    before = [owner.call("GET", path) for path in paths]
+    entries = [entry["action"] for entry in audit_events(owner)]
+    assert {status for status, _ in before} == {200}
+    reference = acme.begin()
+    assert spread.find_violations() == []
+
+    spread.move(owner, "eu")
+    assert [owner.call("GET", path) for path in paths[:-2]] == before[:-2]
+    assert [entry["action"] for entry in audit_events(owner)] == ["payment.initiated", *entries][-len(entries) - 1 :]
+    acme.choose(reference, "pay")
+    acme.send_event(reference)
+    assert (acme.invoice().state, acme.invoice().number) == ("paid", "INV-000001")
+    with cells.use("eu"):
+        clock.freeze_time(day(1, 2, month=6))
+        period_close.close_due(clock.now(), acme.id)
+        clock.freeze_time(None)
+    assert {invoice.number for invoice in acme.invoices()} == {"INV-000001", "INV-EU-000001"}
+    assert spread.find_violations() == []
+
+    spread.move(owner, "home")
+    states = {invoice.number: invoice.state for invoice in acme.invoices()}
+    assert states == {"INV-000001": "paid", "INV-EU-000001": "open"}
+    assert spread.find_violations() == []
+    for cell in ("home", "eu"):
+        chain = spread.app.test_cli_runner().invoke(args=["cells", "run", cell, "audit", "verify"])
+        assert chain.exit_code == 0, chain.output
+
+
+KILLS = {
+    "cells.after_mark": "home",
+    "cells.after_hide": "home",
+    "cells.before_target_commit": "home",
+    "cells.after_target_commit": "home",
+    "cells.after_source_commit": "home",
+    "cells.after_flip": "eu",
+    "cells.after_show": "eu",
+}
+"""Fault points, and the cell that the directory names after a kill there."""
+
+
+@pytest.mark.parametrize("point", KILLS)
+def test_a_killed_move_goes_on_and_nothing_is_lost_or_doubled(
+    point: str, spread: Spread, client: FlaskClient, alice: User, carol: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(spread.app.config, "WEBHOOK_ALLOWED_NETWORKS", ["127.0.0.0/8"])
+    key, other = make_key(client, alice), make_key(client, carol)
+    with run_receiver() as receiver:
+        acme = WebhookOrganization(client, alice)
+        acme.create_endpoint(receiver.url, event_types=["invoice.paid"])
+        acme.publish_event()
+        sent = send_message(client, key)
+        before = spread.count_rows("home", alice)
+
+        assert spread.move_until(point, alice, "eu") == -9
+        assert spread.cell_of(alice) == KILLS[point]
+        response = client.get("/api/v1/messages", headers=key)
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+        assert response.json is not None
+        assert response.json["error"]["code"] == alice.call("GET", "/keys")[1] == "ORGANIZATION_MOVING"
+        send_message(client, other)  # others are served
+        if point not in ("cells.after_mark", "cells.after_show"):  # jobs go on as before, or already there
+            spread.work()
+            assert receiver.ids == []
+            assert len(provider_calls(spread.app)) == 1, "of carol alone"
+
+        spread.move(alice, "eu")
+        moved = spread.count_rows("eu", alice)
+        rebuilt = {"audit_events", "usage_rollups"}
+        assert {name: count for name, count in moved.items() if name not in rebuilt} == {
+            name: count for name, count in before.items() if name not in rebuilt
+        }
+        assert spread.count_rows("home", alice).keys() <= STAYS
+        spread.work()
+        assert len(receiver.ids) == 1
+        assert client.get(f"/api/v1/messages/{sent}", headers=key).json["data"]["status"] == "delivered"
+        assert [calls for _, _, calls in provider_calls(spread.app)] == [1, 1]
+        again = spread.move(alice, "eu")
+        assert again == {}
+
+
+def test_a_cell_that_is_down_touches_its_organizations_alone(
+    spread: Spread, client: FlaskClient, alice: User, carol: User
+) -> None:
+    add_member(alice, carol.email, "member")
+    key, other = make_key(client, alice), make_key(client, carol)
+    spread.move(alice, "eu")
+    with spread.without_eu():
+        assert _status(client, key) == (503, "CELL_UNAVAILABLE")
+        assert alice.call("GET", "/keys") == (503, "CELL_UNAVAILABLE")
+        sent = send_message(client, other)
+        assert carol.call("GET", "/keys")[0] == 200
+        assert sign_in(client, carol.email, organization_id=carol.organization_id).call("GET", "/keys")[0] == 200
+        spread.work()
+        assert client.get(f"/api/v1/messages/{sent}", headers=other).json["data"]["status"] == "delivered"
+        assert client.get("/readyz").status_code == 200
+        with spread.app.app_context():
+            tenancy.verify_isolation()
+        listed = spread.app.test_cli_runner().invoke(args=["cells", "list"]).output
+        assert [line.split(maxsplit=1)[1] for line in listed.splitlines()] == ["1", "does not respond"]
+        with pytest.raises(Exception, match="connection"):
+            spread.move(carol, "eu")
+        send_message(client, other)  # the failed command has refused nothing
+        findings = spread.app.test_cli_runner().invoke(args=["doctor"]).output
+        assert "fail  PostgreSQL of cell eu:" in findings
+        assert "ok    moves: no organization is being moved" in findings
+    wait_until(lambda: _status(client, key) == (200, None))
+    send_message(client, key)
+
+
+def test_an_unknown_key_is_refused_unless_it_may_be_one_of_a_cell_that_is_down(
+    spread: Spread, client: FlaskClient, alice: User
+) -> None:
+    key_id, unknown = create_key(client, alice)
+    assert alice.call("DELETE", f"/keys/{key_id}")[0] == 200
+    assert _status(client, unknown) == (401, "INVALID_API_KEY")
+    with spread.without_eu():
+        assert _status(client, make_key(client, alice)) == (200, None)
+        assert _status(client, unknown) == (503, "CELL_UNAVAILABLE")
+
+
+def test_a_user_of_two_cells_signs_in_switches_and_leaves(
+    spread: Spread, client: FlaskClient, alice: User, carol: User
+) -> None:
+    member = add_member(alice, carol.email, "admin")
+    spread.move(alice, "eu")
+    organizations = {item["id"] for item in carol.call("GET", "/auth/me")[1]["organizations"]}
+    assert organizations == {alice.organization_id, carol.organization_id}
+    assert member.call("POST", "/keys", name="of carol")[0] == 201
+    status, switched = carol.call("POST", "/auth/switch-organization", organization_id=alice.organization_id)
+    assert (status, switched["role"]) == (200, "admin")
+    assert member_roles(alice) == {alice.email: "owner", carol.email: "admin"}
+    assert alice.call("PUT", f"/team/members/{carol.user_id}/role", role="viewer")[0] == 200
+    assert member.call("POST", "/keys", name="another")[0] == 403, "the cell is asked about the role"
+    assert member.call("POST", "/team/leave")[0] == 200
+    assert member.call("GET", "/keys")[0] == 401
+    assert carol.call("GET", "/auth/me")[1]["organizations"][0]["id"] == carol.organization_id
+    assert member_roles(alice) == {alice.email: "owner"}
+
+
+@pytest.mark.parametrize("has_account", [False, True])
+def test_an_invitation_of_an_organization_in_a_cell_is_accepted(
+    has_account: bool, spread: Spread, client: FlaskClient, alice: User
+) -> None:
+    email = sign_up(client, "dave@dave.example", "Dave").email if has_account else "dave@dave.example"
+    spread.move(alice, "eu")
+    assert alice.call("POST", "/team/invite", email=email, role="member")[0] == 201
+    token = _token_of(spread, email)
+    body = {"token": token, "password": PASSWORD, "full_name": "Dave"}
+    accepted = client.post("/api/v1/team/accept-invitation", json=body)
+    assert accepted.status_code == 200, accepted.json
+    assert member_roles(alice)[email] == "member"
+    signed_in = sign_in(client, email, organization_id=alice.organization_id)
+    assert signed_in.call("GET", "/keys")[0] == 200
+    assert client.post("/api/v1/team/accept-invitation", json=body).status_code == 400
+
+
+def test_services_report_usage_of_organizations_in_both_cells(
+    spread: Spread, client: FlaskClient, alice: User, carol: User
+) -> None:
+    token = create_service(spread.app)
+    headers = service_headers(token)
+    publish_meter(spread.app)
+    key_id, key = create_key(client, alice)
+    spread.move(alice, "eu")
+    assert verify(client, token, key["X-API-Key"])["valid"]
+    path = f"/api/v1/organizations/{alice.organization_id}/external-id"
+    assert client.put(path, json={"external_id": "customer-1"}, headers=headers).status_code == 200
+    events = [
+        {"id": str(number), "subject": subject, "type": code}
+        for number, subject in enumerate((alice.organization_id, carol.organization_id, key_id, "customer-1"))
+        for code in ["lookups" if number else publish_meter(spread.app, code="searches")]
+    ]
+    for accepted, duplicates in ((4, 0), (0, 4)):
+        response = client.post("/api/v1/events", json={"events": events}, headers=headers)
+        assert response.status_code == 200, response.json
+        assert response.json is not None
+        data = response.json["data"]
+        assert (data["accepted"], data["duplicates"], data["errors"]) == (accepted, duplicates, [])
+    assert query(spread, "eu", "SELECT count(*) FROM usage_events")[0][0] == 3
+    assert query(spread, None, "SELECT count(*) FROM usage_events")[0][0] == 1
+    assert client.post("/api/v1/events/0/reverse", json={}, headers=headers).status_code == 200
+    hold = {"organization_id": alice.organization_id, "meter": "searches", "quantity": 2}
+    held = client.post("/api/v1/holds", json=hold, headers=headers)
+    assert held.status_code == 201, held.json
+    assert held.json is not None
+    settle = f"/api/v1/holds/{held.json['data']['hold_id']}/settle"
+    assert client.post(settle, json={"quantity": 1}, headers=headers).status_code == 200
+    taken = f"/api/v1/organizations/{carol.organization_id}/external-id"
+    assert client.put(taken, json={"external_id": "customer-1"}, headers=headers).status_code == 409
+    with spread.without_eu():
+        response = client.post("/api/v1/events", json={"events": events}, headers=headers)
+        assert response.status_code == 503
+
+
+def test_jobs_of_a_cell_invoice_its_organizations_under_numbers_of_its_own(
+    spread: Spread, acme: PayingOrganization
+) -> None:
+    spread.move(acme.owner, "eu")
+    clock.freeze_time(day(1, 2, month=6))
+    schedule.run_due_jobs()
+    numbers = {invoice.number for invoice in acme.invoices()}
+    assert numbers == {"INV-000001", "INV-EU-000001"}
+
+
+def test_a_move_waits_for_jobs_and_gives_up_where_they_do_not_end(
+    spread: Spread, client: FlaskClient, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = make_key(client, alice)
+    monkeypatch.setattr(cell_moves, "MAX_WAIT_SECONDS", 1)
+    with spread.app.app_context(), cells.hold_moves(), pytest.raises(CannotMove, match="jobs have not ended"):
+        spread.move(alice, "eu")
+    assert (spread.cell_of(alice), _status(client, key)) == ("home", (200, None))
+
+    with contextlib.closing(spread.home.postgres.superuser("saas")) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_current_xact_id()")
+        with pytest.raises(CannotMove, match="transactions have not ended"):
+            spread.move(alice, "eu")
+    assert (spread.cell_of(alice), _status(client, key)) == ("home", (200, None))
+    spread.move(alice, "eu")
+    assert _status(client, key) == (200, None)
+
+
+def test_two_commands_do_not_move_one_organization_at_once(
+    spread: Spread, client: FlaskClient, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = make_key(client, alice)
+    with ThreadPoolExecutor(1) as pool:
+        with spread.app.app_context(), cells.hold_moves():
+            first = pool.submit(spread.move, alice, "eu")
+            wait_until(lambda: _status(client, key)[0] == 503)
+            with pytest.raises(CannotMove, match="another process is moving it"):
+                spread.move(alice, "eu")
+        assert first.result()
+    assert (spread.cell_of(alice), _status(client, key)) == ("eu", (200, None))
+
+
+def test_the_console_lists_all_and_shows_an_organization_where_it_is(
+    spread: Spread, client: FlaskClient, alice: User
+) -> None:
+    console = sign_in_operator(spread.app, client)
+    send_message(client, make_key(client, alice))
+    spread.move(alice, "eu")
+    assert "Acme" in console.read("/admin/organizations")
+    page = console.read(f"/admin/organizations/{alice.organization_id}")
+    assert "alice@acme.example" in page
+    console.run_action(f"/admin/organizations/{alice.organization_id}/suspend", name="Acme")
+    assert query(spread, "eu", "SELECT status FROM organizations WHERE name = 'Acme'")[0][0] == "suspended"
+
+
+def test_a_copy_that_differs_changes_nothing(spread: Spread, client: FlaskClient, alice: User) -> None:
+    key = make_key(client, alice)
+    send_message(client, key)
+    broken = """CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS
+      $$ BEGIN NEW.attempts := 3; RETURN NEW; END $$;
+      CREATE TRIGGER change BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION change();
+      ALTER TABLE messages ENABLE ALWAYS TRIGGER change"""
+    execute_as_superuser(spread.eu, broken)
+    try:
+        with pytest.raises(CopyDiffers, match="messages"):
+            spread.move(alice, "eu")
+    finally:
+        execute_as_superuser(spread.eu, "DROP FUNCTION change() CASCADE")
+    assert (spread.cell_of(alice), _status(client, key)) == ("home", (200, None))
+    assert spread.count_rows("eu", alice) == {}
+
+
+def test_a_late_write_where_an_organization_was_is_refused(spread: Spread, alice: User) -> None:
+    """A process that was stopped before it wrote, and goes on after the move."""
+    spread.move(alice, "eu")
+    insert = "INSERT INTO alert_rules (organization_id, threshold) VALUES (:id, 50)"
+    with pytest.raises(ProgrammingError, match="row-level security"):
+        query(spread, None, f"{insert} RETURNING id", id=organization_id(alice))
+
+
+def test_commands_work_in_the_cell_of_their_organization(spread: Spread, client: FlaskClient, alice: User) -> None:
+    runner = spread.app.test_cli_runner()
+    moved = runner.invoke(args=["cells", "move", alice.organization_id, "eu"])
+    assert moved.exit_code == 0, moved.output
+    status = runner.invoke(args=["cells", "status", alice.organization_id, "--json"])
+    assert '"cell": "eu"' in status.output
+    reason = ["--reason", "ticket 4711: abuse"]
+    suspended = runner.invoke(args=["organizations", "suspend", alice.organization_id, *reason])
+    assert suspended.exit_code == 0, suspended.output
+    assert query(spread, "eu", "SELECT status FROM organizations")[0][0] == "suspended"
+    roles = runner.invoke(args=["db", "roles", "--cell", "eu", "--major", "15"])
+    assert "GRANT SET ON PARAMETER session_replication_role TO saas_mover" in roles.output
+    assert "Cells need PostgreSQL 15" in runner.invoke(args=["db", "roles", "--major", "14"]).output
+    metrics = client.get("/metrics").text
+    assert 'saas_database_up{cell="eu"} 1.0' in metrics
+    unknown = runner.invoke(args=["cells", "move", alice.organization_id, "mars"])
+    assert "CELLS names no cell mars" in unknown.output
