@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0026"
-down_revision = "0024"
+down_revision = "0025"
 
 UP = """
 CREATE TABLE organization_cells (  -- the directory, in the home cell; an organization without a row is at home

@@ -33,8 +33,8 @@ log = get_logger(__name__)
 MAX_WAIT_SECONDS = 120
 """For transactions and jobs that run when a move begins."""
 _SPOOL_BYTES = 16 * 1024 * 1024
-_DERIVED = ("usage_rollups", "usage_events_ahead")
-"""Rebuilt from the ledger in the new cell, whose transaction ids and watermark are its own."""
+_DERIVED = ("usage_events_ahead",)
+"""Written from the ledger in the new cell, whose transaction ids and watermark are its own, like most rollups."""
 _KEPT_AT_HOME = ("memberships",)
 """Home has them of every organization, see `accounts.cell_copies`."""
 
@@ -79,6 +79,9 @@ _MARK = sa.text("""INSERT INTO organization_cells (id, cell, moving_to) VALUES (
 _TRY_LOCK = sa.text("SELECT pg_try_advisory_lock(hashtextextended('cells.move:' || :id, 0))")
 _HIDE = sa.text("INSERT INTO absent_organizations (id) VALUES (:id) ON CONFLICT (id) DO NOTHING")
 _SHOW = sa.text("DELETE FROM absent_organizations WHERE id = :id")
+_FIRST_MONTH = sa.text("""SELECT least(date_trunc('month', created_at)::date,
+  (SELECT min(month) FROM billing_periods WHERE organization_id = :id)) FROM organizations WHERE id = :id""")
+_ARCHIVES = sa.text("SELECT table_name, month FROM archived_partitions WHERE month >= :since")
 _HAS_LEFT = sa.text("SELECT has_left FROM absent_organizations WHERE id = :id")
 _LEAVE = sa.text("UPDATE absent_organizations SET has_left = true WHERE id = :id")
 _ARE_OTHERS_RUNNING = sa.text("""SELECT EXISTS (SELECT FROM pg_stat_activity
@@ -276,6 +279,7 @@ def _copy(organization_id: UUID, old: sa.Connection, new: sa.Connection) -> Mapp
     old.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
     if old.scalar(_HAS_LEFT, {"id": organization_id}):
         raise CannotMove("another process has moved it")
+    _require_same_archives(organization_id, old, new)
     for connection in (old, new):
         connection.exec_driver_sql("SET LOCAL timezone = 'UTC'; SET LOCAL session_replication_role = 'replica'")
     _clear(organization_id, new)
@@ -292,6 +296,17 @@ def _copy(organization_id: UUID, old: sa.Connection, new: sa.Connection) -> Mapp
     new.execute(_MARK_NUMBERS, {"id": organization_id, "own_leave": False})
     _require_shared_rows(organization_id, new)
     return counts
+
+
+def _require_same_archives(organization_id: UUID, old: sa.Connection, new: sa.Connection) -> None:
+    """Check that both cells have archived the same months since the organization began.
+
+    raises: CannotMove
+    """
+    since = old.scalar(_FIRST_MONTH, {"id": organization_id})
+    archived = [{tuple(row) for row in one.execute(_ARCHIVES, {"since": since})} for one in (old, new)]
+    for table, month in archived[0] ^ archived[1]:
+        raise CannotMove(f"{table} of {month:%Y-%m} is archived in one of the cells only")
 
 
 def _clear(organization_id: UUID, new: sa.Connection) -> None:

@@ -360,6 +360,17 @@ def test_a_copy_that_differs_changes_nothing(spread: Spread, client: FlaskClient
     assert spread.count_rows("eu", alice) == {}
 
 
+def test_an_organization_stays_where_months_are_archived_in_one_cell_only(
+    spread: Spread, client: FlaskClient, alice: User
+) -> None:
+    key = make_key(client, alice)
+    archived = "INSERT INTO archived_partitions VALUES ('usage_events', date_trunc('month', now()), 1, 'x')"
+    execute_as_superuser(spread.eu, archived)
+    with pytest.raises(CannotMove, match="archived in one of the cells only"):
+        spread.move(alice, "eu")
+    assert (spread.cell_of(alice), _status(client, key)) == ("home", (200, None))
+
+
 def test_a_late_write_where_an_organization_was_is_refused(spread: Spread, alice: User) -> None:
     """A process that was stopped before it wrote, and goes on after the move."""
     spread.move(alice, "eu")
