@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN_ORGANIZATION = f"org_{1:032x}"
 DOCUMENT_GROUPS = {"openapi", "errors", "settings", "cli"}  # their commands write files and name them
 WITHOUT_JSON = {"worker", "scheduler", "dev up", "dev engines start", "dev engines stop", "dev engines psql"}
-WITHOUT_JSON |= {"dev engines reset", "dev prepare", "demo seed", "db roles"}
+WITHOUT_JSON |= {"dev engines reset", "dev prepare", "demo seed", "db roles", "cells run"}
 
 
 def run(app: Flask, *arguments: str) -> Result:

@@ -247,7 +247,7 @@ def _name_cell(context: ExceptionContext) -> None:
 
 
 def _mark_cell(error: DBAPIError, engine: sa.Engine, *, is_connected: bool) -> DBAPIError:
-    if has_app_context() and len(db.engines) > 1:
+    if has_app_context() and current_app.config.get("CELLS"):
         cell = next((name for name, other in db.engines.items() if other.url == engine.url), None)
         error.cell = cell  # type: ignore[attr-defined]  # SQLAlchemy's errors have no place for it
         if cell is not None and not is_connected:

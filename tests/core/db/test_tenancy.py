@@ -172,6 +172,6 @@ def test_every_system_purpose_is_used_in_one_file(app: Flask) -> None:
     for path in root.rglob("*.py"):
         source = path.read_text(encoding="utf-8")
         for purpose, users in files.items():
-            if any(f'{function}("{purpose}")' in source for function in ("system_session", "system_scope_statement")):
+            if any(f'{function}("{purpose}"' in source for function in ("system_session", "system_scope_statement")):
                 users.add(str(path.relative_to(root)))
     assert {purpose: users for purpose, users in files.items() if len(users) != 1} == USED_IN_TWO_FILES
