@@ -90,7 +90,7 @@ def plural_unit(unit: str) -> str:
 
 
 def in_text(name: str) -> str:
-    """A name within a sentence: "email" of "Email", while "SMS" and "GPU hours" stay as they are."""
+    """A name within a sentence: "storage" of "Storage", while "API calls" and "GPU hours" stay as they are."""
     first_word = name.split(maxsplit=1)[0]
     return name if any(letter.isupper() for letter in first_word[1:]) else name[0].lower() + name[1:]
 
