@@ -1,6 +1,7 @@
 """Reversals of usage events, which services ask for."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -141,19 +142,20 @@ def _find_event(reference: EventReference) -> sa.Row[Any]:
             raise UsageEventNotFound
         organization_id = subject.organization_id
     values = {"source": reference.source, "organization_id": organization_id}
-    rows: list[sa.Row[Any]] = []
+    found: dict[tuple[UUID, UUID], sa.Row[Any]] = {}
 
     def find_in_cell() -> bool | None:
         with tenancy.system_session("metering.reversals") as session:
+            rows: Sequence[sa.Row[Any]] = []
             if ids.is_public_id(reference.id, "uev"):
-                rows.extend(session.execute(_FIND_PUBLIC_ID, {**values, "id": reference.id[4:]}))
-            if not rows:
-                rows.extend(session.execute(_FIND_OWN_ID, {**values, "id": reference.id}))
-        return True if len(rows) > 1 or (rows and organization_id) else None
+                rows = session.execute(_FIND_PUBLIC_ID, {**values, "id": reference.id[4:]}).all()
+            rows = rows or session.execute(_FIND_OWN_ID, {**values, "id": reference.id}).all()
+        found.update(((row.organization_id, row.id), row) for row in rows)
+        return True if len(found) > 1 or (found and organization_id) else None
 
     cells.search(find_in_cell)
-    if not rows:
+    if not found:
         raise UsageEventNotFound
-    if len(rows) > 1:
+    if len(found) > 1:
         raise AmbiguousEvent
-    return rows[0]
+    return next(iter(found.values()))

@@ -261,10 +261,15 @@ def test_services_report_usage_of_organizations_in_both_cells(
     assert verify(client, token, key["X-API-Key"])["valid"]
     path = f"/api/v1/organizations/{alice.organization_id}/external-id"
     assert client.put(path, json={"external_id": "customer-1"}, headers=headers).status_code == 200
+    publish_meter(spread.app, code="searches")  # after the move
+    names = {
+        alice.organization_id: "searches",
+        carol.organization_id: "lookups",
+        key_id: "lookups",
+        "customer-1": "lookups",
+    }
     events = [
-        {"id": str(number), "subject": subject, "type": code}
-        for number, subject in enumerate((alice.organization_id, carol.organization_id, key_id, "customer-1"))
-        for code in ["lookups" if number else publish_meter(spread.app, code="searches")]
+        {"id": str(number), "subject": subject, "type": code} for number, (subject, code) in enumerate(names.items())
     ]
     for accepted, duplicates in ((4, 0), (0, 4)):
         response = client.post("/api/v1/events", json={"events": events}, headers=headers)

@@ -164,7 +164,10 @@ def group_by_cell(organization_ids: Iterable[UUID]) -> dict[str | None, set[UUID
 
 
 def run_in_each(call: Callable[[], object]) -> None:
-    """Call a function in each cell, the home cell first. A cell whose database fails does not stop the others."""
+    """Call a function in each cell, the home cell first. A cell whose database fails does not stop the others.
+
+    raises: the errors of the function, of those of sqlalchemy.exc only at home
+    """
     for cell in names():
         with use(cell):
             try:
@@ -194,11 +197,22 @@ def search(find: Callable[[], Found | None]) -> Found | None:
     """What a function finds in one of the cells, the home cell first; None when no cell has it.
 
     For what is looked up by something else than its organization, such as an API key.
+    find: is called again where it finds nothing, because an organization may have moved to a cell already searched
     raises: OperationalError or CellUnavailable when it may be in a cell that does not respond; OrganizationMoving when
         it may belong to an organization that is being moved
     """
     if not are_several():
         return find()
+    for _ in range(2):
+        found = _search_once(find)
+        if found is not None:
+            return found
+        if _ask_directory((_IS_ANY_MOVING, {}))[0][0]:
+            raise OrganizationMoving(retry_after=RETRY_SECONDS)
+    return None
+
+
+def _search_once(find: Callable[[], Found | None]) -> Found | None:
     failure: OperationalError | CellUnavailable | None = None
     for cell in names():
         with use(cell):
@@ -214,14 +228,7 @@ def search(find: Callable[[], Found | None]) -> Found | None:
             return found
     if failure:
         raise failure
-    require_nothing_moving()
     return None
-
-
-def require_nothing_moving() -> None:
-    """Raise OrganizationMoving while any organization is being moved, so nothing is taken for missing meanwhile."""
-    if are_several() and _ask_directory((_IS_ANY_MOVING, {}))[0][0]:
-        raise OrganizationMoving(retry_after=RETRY_SECONDS)
 
 
 def _ask_directory(statement: Statement) -> Sequence[Any]:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, SecurityError
 
 from saas_api.core import errors, metrics, request_context, tracing
-from saas_api.core.db import engine
+from saas_api.core.db import cells, engine
 from saas_api.core.db.cells import CellUnavailable
 from saas_api.core.db.engine import db
 from saas_api.core.errors import (
@@ -245,7 +245,9 @@ def _handle_database_unavailable(error: DBAPIError | PoolTimeout) -> Response:
     log.error("database_away", kind=type(error).__name__, sqlstate=sqlstate)
     metrics.DATABASE_FAILURES.labels(type(error).__name__).inc()
     is_cell = isinstance(error, DBAPIError) and engine.failed_cell(error) is not None
-    return error_pages.render_error(CellUnavailable() if is_cell else ServiceUnavailable())
+    return error_pages.render_error(
+        CellUnavailable(retry_after=cells.RETRY_SECONDS) if is_cell else ServiceUnavailable()
+    )
 
 
 def _handle_read_only_database(error: InternalError) -> Response:
