@@ -37,9 +37,16 @@ def write(organization_id: UUID, statements: Sequence[Statement]) -> None:
     raises: as `engine.execute_batch`
     """
     batch = [tenancy.tenant_scope_statement(organization_id), *statements]
+    if not cells.are_several():
+        _write(batch)
+        return
     with cells.use(cells.cell_of(organization_id)):
-        if not writer_of(engine.current_engine()).write(batch):
-            engine.execute_batch(batch)
+        _write(batch)
+
+
+def _write(batch: Sequence[Statement]) -> None:
+    if not writer_of(engine.current_engine()).write(batch):
+        engine.execute_batch(batch)
 
 
 class _Turn(Enum):
