@@ -17,8 +17,10 @@ from saas_api.admin import context, lists
 from saas_api.admin.context import Preview, ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.api_keys import keys
+from saas_api.api_keys.models import KeyView
 from saas_api.core import ids
 from saas_api.core.access import require_operator
+from saas_api.core.db import cells
 from saas_api.core.db.pagination import Page
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
@@ -197,13 +199,17 @@ def send_password_reset(operator: OperatorContext, user_id: UUID) -> None:
 
 def preview_disable(detail: UserDetail, _form: Form | None) -> Preview:
     """The keys that the user created and that are not revoked."""
-    with context.read_session() as session:
-        return Preview(keys.list_keys_of_creator(session, detail.user.id))
+    created: list[KeyView] = []
+    for cell in cells.names():
+        with cells.use(cell), context.read_session() as session:
+            created += keys.list_keys_of_creator(session, detail.user.id)
+    return Preview(created)
 
 
 def disable_user(operator: OperatorContext, user_id: UUID, *, keep_keys: bool) -> list[UUID]:
     """Disables a user: their sessions end, and the keys that they created are revoked in every organization.
 
+    A repeat goes on where a cell did not respond.
     keep_keys: as of DisableUserForm
     returns: ids of the revoked keys
     raises: NotFound, CannotDisableSelf, LastOperator
@@ -219,6 +225,9 @@ def disable_user(operator: OperatorContext, user_id: UUID, *, keep_keys: bool) -
         revoked = [] if keep_keys else keys.revoke_keys_of_creator(session, user_id, operator.actor, reason)
         data = {"sessions": len(ended), "revoked_keys": [ids.format_id("key", key_id) for key_id in revoked]}
         _record_audit(session, operator, user, "user.disabled", data)
+    for cell in [] if keep_keys else cells.names()[1:]:
+        with cells.use(cell), context.write_session() as session:
+            revoked += keys.revoke_keys_of_creator(session, user_id, operator.actor, reason)
     return revoked
 
 

@@ -233,6 +233,13 @@ def test_a_user_of_two_cells_signs_in_switches_and_leaves(
     assert member_roles(alice) == {alice.email: "owner"}
 
 
+def test_keys_of_a_disabled_user_are_revoked_in_every_cell(spread: Spread, client: FlaskClient, alice: User) -> None:
+    console, key = sign_in_operator(spread.app, client), make_key(client, alice)
+    spread.move(alice, "eu")
+    assert "1 API key revoked" in console.run_action(f"/admin/users/{alice.user_id}/disable")
+    assert _status(client, key)[0] == 401
+
+
 @pytest.mark.parametrize("has_account", [False, True])
 def test_an_invitation_of_an_organization_in_a_cell_is_accepted(
     has_account: bool, spread: Spread, client: FlaskClient, alice: User
