@@ -36,7 +36,7 @@ calendar: $(READY) ## run the tests as if on another day; DAY=2028-02-29T23:59:0
 .PHONY: faults
 faults: export FAULTS ?= short
 faults: $(READY) ## kill, stop and starve the product under load; FAULTS=long for the long round, SERVER=granian for that server, TOPOLOGY=distributed for PgBouncer, a replica and a cluster
-	@$(BIN)/python -m pytest -q -s tests/faults $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 -rP tests/faults $(ARGS)
 
 .PHONY: fuzz
 fuzz: export EXAMPLES ?= 200
