@@ -337,7 +337,7 @@ def _notify(session: Session, principal: Principal, user_id: UUID, subject: str,
     """Mail a notice to a member whose role changes, to the owner and to the caller."""
     member = get_member(session, principal.organization_id, user_id)
     facts = [f"Member: {member.described}", role]
-    advice = "Change your password, then set the roles right on the team page or ask the owner to."
+    advice = "Change your password, then correct the roles on the team page or ask the owner to do it."
     notice = Notice(subject, facts, advice, "/dashboard/team")
     enqueue_notice(session, principal.organization_id, audit.actor_for(principal), notice, user_ids=[user_id])
 

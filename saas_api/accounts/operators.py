@@ -136,6 +136,6 @@ def _record_audit(
     session.flush()  # the new operator is among the admins
     admins = [admin for admin, operator in list_operators(session) if operator.role == "admin"]
     facts = [f"User: {user.email}", f"Operator role: {after or 'none'}, before {before or 'none'}"]
-    advice = "Revoke the role with flask operator revoke, and look into the log of operators at /admin/audit."
+    advice = "Revoke the role with flask operator revoke, and check the operator log at /admin/audit."
     recipients = [Recipient.of(recipient) for recipient in (user, *admins)]
-    notices.enqueue(session, recipients, Notice("The role of an operator was changed", facts, advice, "/admin"))
+    notices.enqueue(session, recipients, Notice("An operator role was changed", facts, advice, "/admin"))

@@ -293,5 +293,5 @@ def _set_status(
     audit.record_event(session, organization.id, actor, action, ("organization", organization.id), data)
     template = "stopped_by_operator" if is_suspended else "resumed_by_operator"
     for recipient in members.list_recipients(session, organization.id, ADMIN_ROLES):
-        context = {"name": recipient.name, "organization": organization.name}
+        context = {"name": recipient.name, "organization": organization.name, "reason": reason}
         mails.enqueue(session, template, recipient.email, organization_id=organization.id, **context)

@@ -35,13 +35,13 @@ _FORGOT_PASSWORD_PATH = "/forgot-password"  # noqa: S105 - a path
 _PASSWORD_CHANGED = Notice(
     "Your password was changed",
     ["Your other sessions have ended."],
-    "Choose a new password at once; that ends every session.",
+    "Choose a new password now. This also ends all sessions.",
     _FORGOT_PASSWORD_PATH,
 )
 _PASSWORD_RESET = Notice(
     "Your password was reset",
-    ["It was set with a link that was sent to this address. All your sessions have ended."],
-    "Someone else can read your mail. Secure your mailbox first, then choose a new password.",
+    ["It was reset with a link sent to this address. All your sessions have ended."],
+    "Someone else can read your email. Secure your mailbox first, then choose a new password.",
     _FORGOT_PASSWORD_PATH,
 )
 

@@ -525,8 +525,9 @@ def _email_creator(session: Session, creator: Principal, key: KeyView) -> None:
     member = members.get_member(session, creator.organization_id, creator.id)
     organization = organizations.get_organization(session, creator.organization_id)
     facts = [f"Organization: {organization.name}", f"Key: {key.name} ({key.hint}...)"]
-    advice = "Revoke the key, and choose a new password."
-    notice = Notice("A new API key was created", facts, advice, "/dashboard/api-keys")
+    advice = "Revoke the key and change your password."
+    path = f"/dashboard/api-keys/{ids.format_id('key', key.id)}"
+    notice = Notice("A new API key was created", facts, advice, path)
     recipient = Recipient(member.email, member.full_name if member.email_verified else "", member.email_verified)
     notices.enqueue(session, [recipient], notice, organization.id)
 

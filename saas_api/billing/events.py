@@ -128,17 +128,20 @@ def _next_version(session: SystemSession, invoice: Invoice) -> int:
     return max(newest_or_draft + 1, _FIRST_VERSION + (max(age.days, 0) if age else 0))
 
 
-def email_invoice(session: SystemSession, invoice: Invoice, organization: Organization, due_day: str) -> None:
+def email_invoice(
+    session: SystemSession, invoice: Invoice, organization: Organization, due_day: str, period: str
+) -> None:
     """Send a final invoice to the organization's billing contacts.
 
-    due_day: as on the invoice, such as "8 May 2026"
+    due_day: as on the invoice, such as "May 8, 2026"
+    period: days of the billing period, empty for a manual invoice
     """
-    email_invoices(session, [(invoice, organization, due_day)])
+    email_invoices(session, [(invoice, organization, due_day, period)])
 
 
-def email_invoices(session: SystemSession, invoices: Sequence[tuple[Invoice, Organization, str]]) -> None:
+def email_invoices(session: SystemSession, invoices: Sequence[tuple[Invoice, Organization, str, str]]) -> None:
     """As `email_invoice`, of several organizations."""
-    organizations = [organization for _, organization, _ in invoices]
+    organizations = [organization for _, organization, _, _ in invoices]
     recipients = members.list_recipients_in_batch(session, organizations, BILLING_ROLES)
     new_mails = [
         NewMail("invoice_ready", recipient.email, organization.id, _mail_context(*one, recipient.name))
@@ -149,13 +152,14 @@ def email_invoices(session: SystemSession, invoices: Sequence[tuple[Invoice, Org
     mails.enqueue_many(session, new_mails)
 
 
-def _mail_context(invoice: Invoice, organization: Organization, due_day: str, name: str) -> dict[str, Any]:
+def _mail_context(invoice: Invoice, organization: Organization, due_day: str, period: str, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "organization": organization.name,
         "number": invoice.number,
         "amount": formatting.format_money(invoice.amount_due_minor, invoice.currency),
         "due": due_day,
+        "period": period,
         "invoice_id": ids.format_id("inv", invoice.id),
     }
 

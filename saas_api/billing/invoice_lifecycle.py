@@ -338,8 +338,8 @@ def _publish_finalized(session: SystemSession, invoice: Invoice, organization: O
     data = audit_data(invoice)
     audit.record_event(session, invoice.organization_id, SYSTEM_ACTOR, FINALIZED_ACTION, target, data)
     if invoice.total_minor:
-        due_day = InvoiceWithPeriod(invoice, invoices.get_period(session, invoice)).due_day
-        events.email_invoice(session, invoice, organization, due_day)
+        dated = InvoiceWithPeriod(invoice, invoices.get_period(session, invoice))
+        events.email_invoice(session, invoice, organization, dated.due_day, dated.days)
 
 
 def audit_data(invoice: Invoice) -> dict[str, str | None]:

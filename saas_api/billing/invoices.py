@@ -78,6 +78,12 @@ class InvoiceWithPeriod:
         """The due date for people; empty for a draft."""
         return formatting.format_date(self.invoice.due_at, self.timezone) if self.invoice.due_at else ""
 
+    @property
+    def days(self) -> str:
+        """The billing period for people; empty for a manual invoice."""
+        period = self.period
+        return formatting.format_period(period.starts_at, period.ends_at, period.timezone) if period else ""
+
 
 @dataclass(frozen=True)
 class InvoiceListItem(InvoiceWithPeriod):

@@ -38,7 +38,9 @@ class MailStatus(StrEnum):
 class EmailContentErased(Conflict):
     """There is no content to send: the mail was sent, is being sent, or held a one-time token."""
 
-    message = "This mail cannot be sent again: it has left, is just being sent, or held a one-time link that is erased."
+    message = (
+        "This email can't be resent: it was sent, is being sent, or contained a one-time link that has been erased."
+    )
 
 
 def render(template: str, context: dict[str, Any]) -> tuple[str, str, str]:
@@ -102,15 +104,16 @@ def enqueue(session: Session, template: str, to: str, *, organization_id: UUID |
     template: with its context: "welcome", "verify_email" (token), "reset_password" (token),
         "verify_billing_email" (token, requester: the address), "invitation" (token, inviter: the address, role),
         "new_sign_in" (at, ip, user_agent),
-        "invoice_ready" (organization, number, amount, currency, due, invoice_id: as in the API); the same context
+        "invoice_ready" (organization, number, amount, due, period, invoice_id: as in the API); without the period
         for "overdue_remind", "suspended", "written_off", and with `at`, the time of the next step, "overdue_warn" and
-        "restricted"; "reinstated", "stopped_by_operator", "resumed_by_operator", "organization_closed" (organization);
-        "payment_received" (organization, number, amount, currency, invoice_id),
+        "restricted"; "reinstated", "organization_closed" (organization), "stopped_by_operator",
+        "resumed_by_operator" (organization, reason);
+        "payment_received" (organization, number, amount, invoice_id),
         "payment_failed" (the same, reason), "usage_alert" (organization, what, percent, used, limit, period_end),
         "plan_version_changed" (organization, plan, at, changes: lines of text),
         "operator_alert" (subject_line, detail), "security_notice" (subject_line, facts: lines of text, advice, path,
-        at, ip), "webhook_disabled" (organization, url, is_gone); each takes `name`, the
-        name of the recipient
+        at, ip), "webhook_disabled" (organization, endpoint_id, url, is_gone); each takes `name`,
+        the name of the recipient
     organization_id: None for a mail to a user, who may be a member of several organizations
     raises: jinja2's UndefinedError for an incomplete context
     """

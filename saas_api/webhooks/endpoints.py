@@ -286,8 +286,9 @@ def record_endpoint_event(
 
 def notify(session: Session, by: Principal, endpoint: Endpoint, subject: str, *facts: str) -> None:
     """Mail the owner and the caller a notice of a change of an endpoint."""
-    advice = "Change your password, set the endpoint right, and rotate its signing secret."
-    notice = Notice(subject, [f"Endpoint: {redacted_url(endpoint)}", *facts], advice, "/dashboard/webhooks")
+    advice = "Change your password, restore the endpoint, and rotate its signing secret."
+    page = "" if endpoint.deleted_at else f"/{ids.format_id('whe', endpoint.id)}"
+    notice = Notice(subject, [f"Endpoint: {redacted_url(endpoint)}", *facts], advice, f"/dashboard/webhooks{page}")
     members.enqueue_notice(session, endpoint.organization_id, audit.actor_for(by), notice)
 
 
@@ -400,6 +401,7 @@ def _email_disabled(session: Session, endpoint: Endpoint) -> None:
             organization_id=organization.id,
             name=recipient.name,
             organization=organization.name,
+            endpoint_id=ids.format_id("whe", endpoint.id),
             url=redacted_url(endpoint),
             is_gone=endpoint.status == EndpointStatus.DISABLED_GONE,
         )

@@ -36,8 +36,8 @@ def test_changed_password_is_mailed_to_the_user(superuser: Any, alice: User) -> 
     assert alice.call("POST", "/auth/change-password", **body)[0] == 200
     [text] = notices(superuser, ALICE)
     assert "Your password was changed." in text
-    assert "Address: 127.0.0.1" in text
-    assert "Choose a new password at once" in text
+    assert "IP address: 127.0.0.1" in text
+    assert "Choose a new password now" in text
     assert "/forgot-password" in text
 
 
@@ -90,7 +90,7 @@ def test_new_operator_is_mailed_to_the_user_and_to_admin_operators(app: Flask, s
         execute(superuser, "UPDATE users SET email_verified_at = now()")
         assert runner.invoke(args=["operator", "create", email, "--role", role]).exit_code == 0
     assert "User: sam@platform.example Operator role: support, before none" in notices(superuser, OSCAR)[-1]
-    assert "The role of an operator was changed." in notices(superuser, "sam@platform.example")[0]
+    assert "An operator role was changed." in notices(superuser, "sam@platform.example")[0]
     assert runner.invoke(args=["operator", "revoke", "sam@platform.example"]).exit_code == 0
     assert "Operator role: none, before support" in notices(superuser, OSCAR)[-1]
 
@@ -112,6 +112,7 @@ def test_changes_of_webhook_endpoints_are_mailed_to_the_owner_and_the_caller(
     assert [word in text for word, text in zip(words, texts, strict=True)] == [True] * 4
     assert "token=secret" not in "".join(texts)
     assert "By: adam@acme.example" in texts[0]
+    assert [f"/dashboard/webhooks/{endpoint['id']} " in text for text in texts] == [True, True, True, False]
 
 
 @pytest.mark.usefixtures("verified")

@@ -35,7 +35,7 @@ def test_invitation_mails_no_text_of_a_stranger(client: FlaskClient, superuser: 
     assert inviter.call("POST", "/team/invite", email=VICTIM, role="member")[0] == 201
     [text] = mails_to(superuser, VICTIM)
     assert BAIT not in text
-    assert "mallory@else.example invites you" in text
+    assert "mallory@else.example invited you" in text
     [token] = mailed_tokens(superuser, "invitation", VICTIM)
     assert BAIT in client.get(f"/accept-invitation?token={token}").text, "the page names the organization"
 

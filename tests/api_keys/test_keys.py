@@ -352,6 +352,7 @@ def test_creator_of_a_key_receives_a_mail_without_the_secret(
     )
     assert to == "alice@acme.example"
     assert "Billing <b>robot</b>" in text
+    assert "/dashboard/api-keys/key_" in text
     assert "<b>robot" not in html
     for body in (text, html):
         assert key["X-API-Key"] not in body

@@ -150,6 +150,7 @@ def test_finalization_stores_the_seller_publishes_and_mails() -> None:
     mails = invoice_mails()
     assert [(mail.template, mail.recipient) for mail in mails] == [("invoice_ready", "alice@acme.example")]
     assert "$32.05" in mails[0].text_body
+    assert all(text in mails[0].text_body for text in ("Period:     Apr 1 ", " Apr 30, 2026\n"))
 
 
 def test_invoice_of_zero_is_paid_at_once_without_mail() -> None:

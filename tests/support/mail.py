@@ -28,7 +28,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "reset_password": {"token": "t0ken-reset"},
     "invitation": {"token": "t0ken-join", "inviter": "alice@acme.example", "role": "member"},
     "new_sign_in": {"at": "1 May 2026", "ip": "192.0.2.7", "user_agent": "curl"},
-    "invoice_ready": OVERDUE,
+    "invoice_ready": {**OVERDUE, "period": "April 2026"},
     "payment_received": {
         "organization": "Acme",
         "number": "INV-000042",
@@ -48,7 +48,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "suspended": OVERDUE,
     "written_off": OVERDUE,
     "reinstated": {"organization": "Acme"},
-    "stopped_by_operator": {"organization": "Acme"},
+    "stopped_by_operator": {"organization": "Acme", "reason": "Fraud reported by three recipients."},
     "resumed_by_operator": {"organization": "Acme"},
     "organization_closed": {"organization": "Acme"},
     "usage_alert": {
@@ -69,12 +69,17 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "security_notice": {
         "subject_line": "A webhook endpoint was changed",
         "facts": ["Organization: Acme", "By: Alice (alice@acme.example)"],
-        "advice": "Change your password, set the endpoint right, and rotate its secret at once, please.",
+        "advice": "Change your password, restore the endpoint, and rotate its secret at once, please.",
         "path": "/dashboard/webhooks",
         "at": "1 June 2026, 00:00 UTC",
         "ip": "192.0.2.7",
     },
-    "webhook_disabled": {"organization": "Acme", "url": "https://acme.example/hook", "is_gone": False},
+    "webhook_disabled": {
+        "organization": "Acme",
+        "endpoint_id": "whe_0123456789abcdefghjkmnpqrs",
+        "url": "https://acme.example/hook",
+        "is_gone": False,
+    },
 }
 
 
