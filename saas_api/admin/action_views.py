@@ -35,7 +35,7 @@ def stop_impersonation() -> Response:
     path = "/admin/organizations"
     if organization_id:
         path = f"{path}/{ids.format_id('org', organization_id)}"
-    return pages.redirect_to(path, _notice="You no longer view an organization.")
+    return pages.redirect_to(path, _notice="You stopped viewing the organization.")
 
 
 def _register(action: Action) -> None:
@@ -85,7 +85,7 @@ def _run(action: Action, subject: Subject, path: dict[str, Any], body: dict[str,
         target = subject.load(session, **path)
     operator = OperatorContext(context.current_operator(g.principal), body.pop("reason"))
     if action.is_confirmed_by_name and body.pop("name").strip() != target.name:
-        raise ValidationFailed.at_field("name", f"Type the name as it is: {target.name}")
+        raise ValidationFailed.at_field("name", f"The name doesn't match. Type {target.name}")
     result = action.run(operator, *subject.key(target), **body)
     if action.show_result:
         return action.show_result(result)

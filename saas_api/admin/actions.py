@@ -51,11 +51,11 @@ _ORGANIZATION_ACTIONS = (
         "suspend",
         "organization",
         lambda organization: f"Suspend {organization.name}",
-        "Its API keys are refused from the next request on, with ORGANIZATION_SUSPENDED. Messages that were accepted "
-        "are still delivered. Its people still sign in, read and pay, and see that they are suspended. Neither base "
-        "nor minimum is charged for the time.",
-        "Suspend",
-        lambda organization, _: f"{organization.name} is suspended. Its API keys are refused from now on.",
+        "Its API keys are rejected from the next request on, with ORGANIZATION_SUSPENDED. Messages accepted before are "
+        "still delivered. Members can still sign in, view data and pay, and see that the organization is suspended. "
+        "The plan fee and minimum spend aren't charged while it is suspended.",
+        "Suspend organization",
+        lambda organization, _: f"{organization.name} suspended. Its API keys are rejected from now on.",
         organization_actions.suspend,
         ConfirmByNameForm,
         "danger",
@@ -65,17 +65,17 @@ _ORGANIZATION_ACTIONS = (
         "resume",
         "organization",
         lambda organization: f"Resume {organization.name}",
-        "Its API keys work again from the next request on. What unpaid invoices have led to stays as it is.",
-        "Resume",
-        "The suspension is lifted.",
+        "Its API keys work again from the next request on. Restrictions because of unpaid invoices stay in place.",
+        "Resume organization",
+        "Suspension lifted.",
         organization_actions.resume,
     ),
     Action(
         "view-as",
         "organization",
         lambda organization: f"View {organization.name} as a viewer",
-        "For 60 minutes you see its dashboard as a member with the role viewer does. Nothing can be changed, and the "
-        "organization reads in its audit log that you looked, and why.",
+        "For 60 minutes, you see the dashboard as a member with the Viewer role does. You can't change anything. The "
+        "organization's audit log shows that you viewed it, and why.",
         "View for 60 minutes",
         "",
         organization_actions.start_impersonation,
@@ -84,12 +84,14 @@ _ORGANIZATION_ACTIONS = (
     Action(
         "limits",
         "organization",
-        lambda organization: f"Limits of {organization.name}",
-        "Exceptions to its plan, from the next request on. Leave a field empty where the plan's own limit is to hold; "
-        "leave all empty to take the exceptions back.",
+        lambda organization: f"Change limits of {organization.name}",
+        "Overrides the limits of its plan from the next request on. Leave a field empty to keep the plan's limit. "
+        "Leave all fields empty to remove the overrides.",
         "Save limits",
         lambda _, overrides: (
-            "The plan's limits hold again." if overrides.is_empty else "The limits hold from the next request on."
+            "Overrides removed. The plan's limits apply."
+            if overrides.is_empty
+            else "Limits saved. They apply to the next request."
         ),
         organization_actions.set_limit_overrides,
         LimitOverridesForm,
@@ -99,10 +101,12 @@ _ORGANIZATION_ACTIONS = (
         "plan",
         "organization",
         lambda organization: f"Change the plan of {organization.name}",
-        "Choose a plan, see what the change does to the running period's bill, then confirm. You may choose plans that "
-        "are not on offer.",
-        "Change the plan",
-        lambda _, change: f"On {change.version.name} from {formatting.format_date(change.effective_at)} on (UTC).",
+        "Choose a plan, preview the effect on the current period's bill, then confirm. You can also choose plans that "
+        "aren't public.",
+        "Change plan",
+        lambda _, change: (
+            f"The plan changes to {change.version.name} on {formatting.format_date(change.effective_at)} (UTC)."
+        ),
         organization_actions.change_plan,
         OperatorChangePlanForm,
         is_idempotent=True,
@@ -112,20 +116,22 @@ _ORGANIZATION_ACTIONS = (
         "currency",
         "organization",
         lambda organization: f"Change the currency of {organization.name}",
-        "Possible until its first invoice above zero. It is on the plan Free in the new currency from the start of the "
-        "running period on; amounts of its spend cap and alerts are reset.",
-        "Change the currency",
-        lambda _, change: f"The currency is {change.currency}.",
+        "Possible until its first invoice above zero. The organization moves to the Free plan in the new currency from "
+        "the start of the current period. Spend cap and alert amounts are reset.",
+        "Change currency",
+        lambda _, change: f"Currency changed to {change.currency}.",
         organization_actions.set_currency,
         CurrencyForm,
     ),
     Action(
         "external-id",
         "organization",
-        lambda organization: f"Name {organization.name} for services",
-        "Services name it so in usage events, beside its id. Another organization cannot have the same name.",
-        "Set the external id",
-        lambda _, changed: f"The external id is {changed.external_id}." if changed.external_id else "Removed.",
+        lambda organization: f"Set the external ID of {organization.name}",
+        "Services can use the external ID in usage events instead of the organization ID. It must be unique.",
+        "Save external ID",
+        lambda _, changed: (
+            f"External ID set to {changed.external_id}." if changed.external_id else "External ID removed."
+        ),
         organization_actions.set_external_id,
         ExternalIdForm,
     ),
@@ -133,10 +139,10 @@ _ORGANIZATION_ACTIONS = (
         "credit",
         "organization",
         lambda organization: f"Add credit for {organization.name}",
-        "Promotional money for its wallet. Open invoices use it up at once, then the next ones; it is never paid "
-        "out. What is left of it can be revoked.",
+        "Adds promotional credit to its wallet. Open invoices use it immediately, then the next invoices do. It is "
+        "never paid out, and you can revoke what is left.",
         "Add credit",
-        lambda _, grant: f"{formatting.format_money(grant.amount_minor, grant.currency)} added. Invoices use it up.",
+        lambda _, grant: f"{formatting.format_money(grant.amount_minor, grant.currency)} credit added.",
         organization_actions.grant_credit,
         GrantCreditForm,
         is_idempotent=True,
@@ -145,11 +151,11 @@ _ORGANIZATION_ACTIONS = (
     Action(
         "payout",
         "organization",
-        lambda organization: f"Pay money out of the wallet of {organization.name}",
-        "Without a bank reference, what was paid above an amount due goes back through the provider it was paid by. "
-        "With one, you have paid it back by hand. Promotional credit is never paid out.",
+        lambda organization: f"Pay out from the wallet of {organization.name}",
+        "Without a bank reference, overpaid money is refunded through its payment provider. With a bank reference, you "
+        "record a transfer that you already made. Promotional credit is never paid out.",
         "Pay out",
-        lambda _, payout: f"{formatting.format_money(payout.amount_minor, payout.currency)} are out of the wallet.",
+        lambda _, payout: f"{formatting.format_money(payout.amount_minor, payout.currency)} taken out of the wallet.",
         organization_actions.pay_out,
         PayoutForm,
         "danger",
@@ -159,12 +165,12 @@ _ORGANIZATION_ACTIONS = (
     Action(
         "bill-now",
         "organization",
-        lambda organization: f"Bill {organization.name} now",
+        lambda organization: f"Close the period of {organization.name} and invoice it",
         lambda organization: (
-            "A dry run: nothing was written. Confirming ends the running period at that moment, invoices it without "
-            f"grace, and begins the next period. Times are in {organization.timezone}."
+            "This is a preview. Nothing changes until you confirm. Then the current period ends, is invoiced without a "
+            f"grace period, and the next period starts. Times are in {organization.timezone}."
         ),
-        "Bill now",
+        "Close period and invoice",
         lambda _, result: organization_actions.describe_close(result),
         organization_actions.bill_now,
         BillNowForm,
@@ -177,10 +183,10 @@ _ORGANIZATION_ACTIONS = (
 _CLOSE = Action(
     "close",
     "platform_billing",
-    "Close what is due",
-    "This is a dry run: nothing is written until you confirm below. Closing ends the periods, writes their invoices "
-    "and sends them.",
-    "Close and invoice now",
+    "Close due periods",
+    "This is a preview. Nothing changes until you confirm. Then the due periods are closed, and their invoices are "
+    "created and sent.",
+    "Close and invoice",
     lambda _, result: billing.describe_close(result),
     billing.close_periods,
     CloseForm,
@@ -190,17 +196,17 @@ _CLOSE = Action(
 _BILLING_ACTIONS = (
     _CLOSE,
     replace(
-        _CLOSE, subject="billing_account", title=lambda account: f"Close what is due for {account.organization_name}"
+        _CLOSE, subject="billing_account", title=lambda account: f"Close due periods of {account.organization_name}"
     ),
     Action(
         "unpark",
         "billing_account",
-        lambda account: f"Release the billing of {account.organization_name}",
-        "Its invoices are finalized again. Correct what the check found first; drafts that were written meanwhile "
-        "wait for you to finalize them.",
-        "Release",
+        lambda account: f"Release billing of {account.organization_name}",
+        "New invoices are finalized automatically again. Fix what the check found first. Drafts created in the "
+        "meantime stay drafts until you finalize them.",
+        "Release billing",
         lambda _, was_on_hold: (
-            "Billing released. Review and finalize its drafts." if was_on_hold else "It was not on hold."
+            "Billing released. Review and finalize its drafts." if was_on_hold else "Billing was not on hold."
         ),
         context.in_write_session(invoice_lifecycle.release_billing),
         preview=billing.preview_release,
@@ -210,31 +216,31 @@ _INVOICE_ACTIONS = (
     Action(
         "finalize",
         "invoice",
-        "Finalize the draft",
-        "The invoice gets its number and its due date, is frozen, and is sent to the organization. "
-        "What is in its wallet is used first.",
-        "Finalize",
-        "The invoice is final.",
+        "Finalize draft",
+        "The invoice gets its number and due date, can't be changed anymore, and is sent to the organization. Wallet "
+        "credit is applied first.",
+        "Finalize invoice",
+        "Invoice finalized.",
         context.in_write_session(invoice_lifecycle.finalize_invoice),
         is_idempotent=True,
     ),
     Action(
         "redo",
         "invoice",
-        "Recalculate the draft",
-        "Every line is worked out again from the ledger and the prices. The draft stays a draft.",
-        "Recalculate it",
-        "The draft was recalculated.",
+        "Recalculate draft",
+        "Every line is recalculated from the ledger and the prices. The invoice stays a draft.",
+        "Recalculate draft",
+        "Draft recalculated.",
         context.in_write_session(invoice_lifecycle.recalculate_draft),
         is_idempotent=True,
     ),
     Action(
         "delete",
         "invoice",
-        "Delete the draft",
-        "The draft is gone and its period is not billed. This cannot be undone.",
-        "Delete the draft",
-        "The draft is deleted.",
+        "Delete draft",
+        "The draft is deleted and its period isn't billed. This can't be undone.",
+        "Delete draft",
+        "Draft deleted.",
         context.in_write_session(invoice_lifecycle.delete_draft),
         button_style="danger",
         is_idempotent=True,
@@ -243,11 +249,11 @@ _INVOICE_ACTIONS = (
     Action(
         "void",
         "invoice",
-        "Void the invoice",
-        "The invoice is void, keeps its number, and is pursued no longer. What the wallet paid of it goes back "
-        "into the wallet. This cannot be undone.",
-        "Void the invoice",
-        "The invoice is void.",
+        "Void invoice",
+        "The invoice is voided and keeps its number. Payment reminders stop, and wallet credit is returned. This can't "
+        "be undone.",
+        "Void invoice",
+        "Invoice voided.",
         context.in_write_session(invoice_lifecycle.void_invoice),
         VoidForm,
         "danger",
@@ -256,10 +262,10 @@ _INVOICE_ACTIONS = (
     Action(
         "write-off",
         "invoice",
-        "Write the invoice off",
-        "The invoice counts as uncollectible and is pursued no longer. A payment that still comes is taken.",
-        "Write it off",
-        "The invoice is written off.",
+        "Write off invoice",
+        "The invoice is marked uncollectible and payment reminders stop. The organization can still pay it.",
+        "Write off invoice",
+        "Invoice written off.",
         context.in_write_session(billing_invoices.mark_uncollectible),
         button_style="danger",
         is_idempotent=True,
@@ -269,11 +275,11 @@ _INVOICE_ACTIONS = (
         "invoice",
         lambda detail: f"Credit note on {detail.invoice.number or 'a draft'}",
         lambda detail: (
-            "It lowers what is due first. The rest goes into the organization's wallet, or back to where it was paid "
-            f"from. Up to {formatting.format_money(detail.creditable_minor, detail.invoice.currency)} can be credited."
+            "The credit reduces the amount due first. The rest is added to the wallet or refunded. You can credit up "
+            f"to {formatting.format_money(detail.creditable_minor, detail.invoice.currency)}."
         ),
-        "Write the credit note",
-        lambda _, view: f"Credit note {view.note.number} is written.",
+        "Create credit note",
+        lambda _, view: f"Credit note {view.note.number} created.",
         context.in_write_session(invoices.create_credit_note),
         CreditNoteForm,
         is_idempotent=True,
@@ -284,67 +290,69 @@ _PAYMENT_ACTIONS = (
     Action(
         "ask",
         "payment",
-        "Ask the provider again",
-        "The provider is asked now, and the payment becomes what the answer says: money that it confirms is booked.",
-        "Ask the provider",
-        lambda _, payment: f"The provider was asked. The payment is {payment.status} now.",
+        "Check payment with provider",
+        "Requests the current status from the provider and updates the payment. Confirmed money is applied to the "
+        "invoice.",
+        "Check with provider",
+        lambda _, payment: f"Payment checked. Its status is {payment.status}.",
         context.with_actor_and_reason(reconciliation.recheck_payment),
     ),
     Action(
         "resolve",
         "payment",
-        "Resolve the payment",
-        "The payment is canceled and nothing is booked. Do this after the money was put right with the provider.",
-        "Resolve the payment",
-        lambda _, payment: f"Resolved. The payment is {payment.status} now.",
+        "Resolve payment",
+        "The payment is canceled and nothing is applied to the invoice. Settle the money with the provider first.",
+        "Resolve payment",
+        lambda _, payment: f"Payment resolved. Its status is {payment.status}.",
         context.with_actor_and_reason(reconciliation.resolve_payment),
         button_style="danger",
     ),
     Action(
         "retry",
         "refund",
-        "Ask the provider for the refund again",
-        "The refund is requested once more within a few minutes. Do this after you have read why it failed.",
-        "Ask again",
-        "The refund is requested again.",
+        "Retry refund",
+        "The refund is requested from the provider again within a few minutes. Check why it failed first.",
+        "Retry refund",
+        "Refund will be retried within a few minutes.",
         context.in_write_session(refunds.retry_refund),
     ),
     Action(
         "paid-back",
         "refund",
-        "Record that the refund was paid back by hand",
-        "The refund counts as paid. Do this after the transfer has left your account; nothing is sent from here.",
-        "Record it",
-        "The refund is recorded as paid back.",
+        "Mark refund as paid",
+        "The refund is recorded as paid. No money is sent, so make the transfer first.",
+        "Mark as paid",
+        "Refund marked as paid.",
         context.in_write_session(refunds.record_paid_back),
         PaidBackForm,
     ),
     Action(
         "to-wallet",
         "refund",
-        "Turn the refund into credit",
-        "The money goes into the organization's wallet, which pays its open invoices first. It can be paid out later.",
-        "Turn it into credit",
-        "The money is in the wallet.",
+        "Convert refund to credit",
+        "The amount is added to the organization's wallet and applied to open invoices first. You can pay it out "
+        "later.",
+        "Convert to credit",
+        "Refund converted to wallet credit.",
         context.in_write_session(refunds.turn_into_credit),
         button_style="danger",
     ),
     Action(
         "take-up",
         "provider_event",
-        "Take the event up again",
-        "The event is processed again: its provider is asked about the payment that it names.",
-        "Take it up again",
-        "The event is taken up again.",
+        "Retry event",
+        "The event is processed again: the payment is checked with its provider.",
+        "Retry event",
+        "Event will be processed again.",
         context.with_actor_and_reason(reconciliation.retry_event),
     ),
     Action(
         "resolve",
         "provider_event",
-        "Resolve the event",
-        "The event is laid aside as ignored and nothing is booked. Do this after you have understood it.",
-        "Resolve the event",
-        "The event is resolved.",
+        "Ignore event",
+        "The event is marked as ignored and nothing is applied. Make sure you understand it first.",
+        "Ignore event",
+        "Event ignored.",
         context.with_actor_and_reason(reconciliation.ignore_event),
         button_style="danger",
     ),
@@ -353,35 +361,35 @@ _WEBHOOK_ACTIONS = (
     Action(
         "disable",
         "endpoint",
-        "Disable the endpoint",
+        "Disable endpoint",
         lambda detail: (
-            "Nothing is sent to it any more, and what waits for it is canceled: "
-            f"{templating.pluralize(detail.health.waiting, 'delivery', 'deliveries')}. The organization can enable it "
-            "again."
+            "The endpoint no longer receives events. Disabling it cancels "
+            f"{templating.pluralize(detail.health.waiting, 'pending delivery', 'pending deliveries')}. The "
+            "organization can enable it again."
         ),
-        "Disable the endpoint",
-        "The endpoint is disabled.",
+        "Disable endpoint",
+        "Endpoint disabled.",
         functools.partial(webhooks.set_endpoint_enabled, is_enabled=False),
         button_style="danger",
     ),
     Action(
         "enable",
         "endpoint",
-        "Enable the endpoint",
-        "New events are sent to it again, and its failures are forgotten. What it missed is not sent; the organization "
-        "can recover that.",
-        "Enable the endpoint",
-        "The endpoint is enabled.",
+        "Enable endpoint",
+        "The endpoint receives new events again and its failure count is reset. Missed events aren't sent. The "
+        "organization can replay them.",
+        "Enable endpoint",
+        "Endpoint enabled.",
         functools.partial(webhooks.set_endpoint_enabled, is_enabled=True),
     ),
     Action(
         "resend",
         "delivery",
-        "Resend the delivery",
-        "The event is sent once more to the same endpoint, with the same event id, as a new delivery. A receiver that "
-        "has handled it knows it by that id.",
-        "Resend",
-        "It is sent again: this is the new delivery.",
+        "Resend event",
+        "Sends the event to the same endpoint again, as a new delivery with the same event ID. Receivers can use the "
+        "ID to detect duplicates.",
+        "Resend event",
+        "Event resent. This is the new delivery.",
         webhooks.resend_delivery,
         role="support",
         is_idempotent=True,
@@ -393,7 +401,7 @@ _USER_ACTIONS = (
         "end-sessions",
         "user",
         lambda detail: f"End all sessions of {detail.user.email}",
-        "They are signed out everywhere on the next click and sign in again with their password. API keys go on "
+        "Signs the user out on all devices immediately. They can sign in again with their password. API keys keep "
         "working.",
         "End sessions",
         lambda _, count: f"{templating.pluralize(count, 'session')} ended.",
@@ -403,10 +411,10 @@ _USER_ACTIONS = (
     Action(
         "reset-mail",
         "user",
-        lambda detail: f"Send a reset mail to {detail.user.email}",
-        "They get the same mail as after “Forgot password”. Its link works for an hour; earlier links stop working.",
-        "Send reset mail",
-        "The mail is on its way. Its link works for an hour.",
+        lambda detail: f"Send a password reset to {detail.user.email}",
+        "Sends the “Forgot password” email. Its link works for an hour, and earlier links stop working.",
+        "Send password reset",
+        "Password reset sent. The link works for an hour.",
         users.send_password_reset,
         role="support",
         is_idempotent=True,
@@ -415,10 +423,10 @@ _USER_ACTIONS = (
         "disable",
         "user",
         lambda detail: f"Disable {detail.user.email}",
-        "They are signed out everywhere and cannot sign in. The API keys they created are revoked in every "
+        "The user is signed out on all devices and can't sign in. The API keys they created are revoked in every "
         "organization, unless you keep them.",
-        "Disable",
-        lambda _, revoked: f"Disabled. {templating.pluralize(len(revoked), 'API key')} revoked.",
+        "Disable user",
+        lambda _, revoked: f"User disabled. {templating.pluralize(len(revoked), 'API key')} revoked.",
         users.disable_user,
         DisableUserForm,
         "danger",
@@ -428,9 +436,9 @@ _USER_ACTIONS = (
         "enable",
         "user",
         lambda detail: f"Enable {detail.user.email}",
-        "They can sign in again with their password. Revoked API keys stay revoked.",
-        "Enable",
-        lambda _, was_disabled: "Enabled." if was_disabled else "The account was not disabled.",
+        "The user can sign in again with their password. Revoked API keys stay revoked.",
+        "Enable user",
+        lambda _, was_disabled: "User enabled." if was_disabled else "The user was not disabled.",
         users.enable_user,
     ),
 )
@@ -438,14 +446,14 @@ _PLATFORM_ACTIONS = (
     Action(
         "retire",
         "plan",
-        lambda plan: f"Offer {plan.content.name} again" if plan.row.is_archived else f"Retire {plan.content.name}",
+        lambda plan: f"Restore {plan.content.name}" if plan.row.is_archived else f"Retire {plan.content.name}",
         lambda plan: (
-            "Its newest version can be chosen again, at once."
+            "Organizations can choose its newest version again, starting immediately."
             if plan.row.is_archived
-            else "No organization can change to this plan any more. Those on it stay on it, at the same prices."
+            else "Organizations can no longer switch to this plan. Those already on it stay on it, at the same prices."
         ),
-        lambda plan: "Offer again" if plan.row.is_archived else "Retire plan",
-        lambda plan, _: f"The plan {plan.row.code} is offered {'again' if plan.row.is_archived else 'no longer'}.",
+        lambda plan: "Restore plan" if plan.row.is_archived else "Retire plan",
+        lambda plan, _: f"Plan {plan.row.code} {'restored' if plan.row.is_archived else 'retired'}.",
         plans.archive_plan,
         ArchiveForm,
         lambda plan: "primary" if plan.row.is_archived else "danger",
@@ -453,15 +461,15 @@ _PLATFORM_ACTIONS = (
     Action(
         "send-again",
         "mail",
-        "Send the mail again",
+        "Resend email",
         lambda mail: (
-            "It leaves within a minute, with all its tries before it."
+            "The email is sent within a minute, and its attempts start over."
             if mail.is_resendable
-            else "What it said is erased, because it has left or held a one-time link. The person can ask for a new "
-            "link; sending is refused."
+            else "This email can't be resent: its content was erased because it was sent or contained a one-time link. "
+            "The recipient can request a new link."
         ),
-        "Send again",
-        "The mail is on its way again.",
+        "Resend email",
+        "Email queued for sending.",
         context.in_write_session(mail.resend),
         role="support",
         is_idempotent=True,
@@ -469,10 +477,9 @@ _PLATFORM_ACTIONS = (
     Action(
         "tick",
         "schedule",
-        "Run a tick",
-        "A worker runs every job of the timetable whose newest slot nobody has taken. Slots that were run are not run "
-        "again.",
-        "Run a tick",
+        "Run scheduled jobs",
+        "A worker runs every scheduled job that is due. Runs that already happened aren't repeated.",
+        "Run scheduled jobs",
         queues.QUEUED_NOTICE,
         context.in_write_session(queues.enqueue_schedule),
     ),
@@ -480,8 +487,8 @@ _PLATFORM_ACTIONS = (
         "run",
         "job",
         lambda entry: f"Run {entry.job} now",
-        lambda entry: f"{entry.description} A worker runs it as soon as one is free, in addition to its schedule.",
-        "Run it now",
+        lambda entry: f"{entry.description} It runs as soon as a worker is free, in addition to its schedule.",
+        "Run job",
         queues.QUEUED_NOTICE,
         context.in_write_session(queues.enqueue_run),
     ),
@@ -489,9 +496,9 @@ _PLATFORM_ACTIONS = (
         "retry",
         "failed_job",
         lambda job: f"Retry {job.job}",
-        "The job is put at the end of its queue. It asks what is due, so nothing is done twice.",
-        "Retry",
-        "The job is queued again.",
+        "The job is added to the end of its queue. It only processes work that is still due, so nothing runs twice.",
+        "Retry job",
+        "Job queued again.",
         context.in_write_session(queues.requeue_failed),
     ),
 )
@@ -499,9 +506,9 @@ _SERVICE_ACTIONS = (
     Action(
         "create",
         "services",
-        "Create a service",
-        "A service is a program outside this application that serves metered calls. Its token is shown once, right "
-        "after this, and opens the endpoints for services, across all organizations.",
+        "Create service",
+        "A service is an external program that serves metered calls. Its token is shown once, on the next page, and "
+        "gives access to the service endpoints across all organizations.",
         "Create service",
         "",
         context.in_write_session(service_changes.create_service),
@@ -512,8 +519,8 @@ _SERVICE_ACTIONS = (
         "rotate",
         "service",
         lambda detail: f"Rotate the token of {detail.name}",
-        "The service gets a new token, which is shown once, right after this. The old one stays valid as long as you "
-        "choose, so that you can deploy the new one first.",
+        "Creates a new token, which is shown once, on the next page. Choose how long the old token stays valid, so "
+        "that you can deploy the new one first.",
         "Rotate token",
         "",
         context.in_write_session(services.rotate_token),
@@ -525,10 +532,10 @@ _SERVICE_ACTIONS = (
         "revoke",
         "service",
         lambda detail: f"Revoke {detail.name}",
-        "Its tokens are refused from its next call on, in every process: customers of this service are no longer "
-        "served. This cannot be undone, and the name stays taken.",
+        "Its tokens are rejected from the next call on, and its customers are no longer served. This can't be undone, "
+        "and you can't use the name again.",
         "Revoke service",
-        lambda detail, _: f"{detail.name} is revoked. Its tokens are refused from now on.",
+        lambda detail, _: f"{detail.name} revoked. Its tokens are rejected from now on.",
         context.in_write_session(service_changes.revoke_service),
         ConfirmByNameForm,
         "danger",
@@ -538,9 +545,9 @@ _SERVICE_ACTIONS = (
         "openapi",
         "service",
         lambda detail: f"OpenAPI document of {detail.name}",
-        "The reference shows it beside ours, with the customer's key filled in. An empty text removes it.",
+        "The API reference shows it with the customer's key filled in. Save an empty document to remove it.",
         "Save document",
-        "The document is saved.",
+        "Document saved.",
         context.in_write_session(services.set_openapi),
         OpenApiForm,
     ),

@@ -35,7 +35,7 @@ class OperatorAuditQuery(ListQuery):
     @ma.validates_schema
     def _is_range(self, values: dict[str, Any], **_: Any) -> None:
         if values["start_date"] and values["end_date"] and values["end_date"] < values["start_date"]:
-            raise ma.ValidationError("Must not be before the first day.", "end_date")
+            raise ma.ValidationError("Must not be before the start date.", "end_date")
 
 
 def list_audit(session: SystemSession, query: dict[str, Any]) -> Page:

@@ -81,7 +81,7 @@ class CloseForm(ReasonForm):
         metadata={"metavar": "TIME", "help": "Use TIME instead of the current time (not in production)."},
     )
     is_dry = fields.Boolean(
-        load_default=False, metadata={"option": "--dry-run", "help": "Show the drafts, write nothing."}
+        load_default=False, metadata={"option": "--dry-run", "help": "Show the drafts without saving anything."}
     )
 
 
@@ -190,7 +190,7 @@ def close_periods(
     raises: ValidationFailed for `at` in production, or far from the current time
     """
     if at and setting("APP_ENV") == "production":
-        raise ValidationFailed.at_field("at", "Refused when APP_ENV=production; leave it out.")
+        raise ValidationFailed.at_field("at", "Not available in production. Leave it out.")
     try:
         clock.check_assumed_now(at or clock.now())
     except ValueError as error:
@@ -208,6 +208,6 @@ def close_periods(
 
 def describe_close(result: CloseResult) -> str:
     """The notice after `close_periods`."""
-    notice = f"Periods closed: {result.closed}. Invoices written: {len(result.invoices)}."
-    failed = f" Organizations that failed: {len(result.failed)}; the log says why." if result.failed else ""
+    notice = f"Periods closed: {result.closed}. Invoices created: {len(result.invoices)}."
+    failed = f" Organizations that failed: {len(result.failed)}. See the log for details." if result.failed else ""
     return notice + failed

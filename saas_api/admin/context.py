@@ -29,7 +29,7 @@ class ReasonField(Text):
 
     def _validate(self, value: str) -> None:
         if len(value) < MIN_REASON_LENGTH:
-            raise ma.ValidationError("Say why, in at least 10 characters.")
+            raise ma.ValidationError("Enter a reason of at least 10 characters.")
         super()._validate(value)
 
 

@@ -57,7 +57,7 @@ class VoidForm(ReasonForm):
     """Whether a new invoice replaces the void one."""
 
     is_replaced = fields.Boolean(
-        load_default=False, metadata={"option": "--replace", "help": "Write a new invoice for the period."}
+        load_default=False, metadata={"option": "--replace", "help": "Create a new invoice for the period."}
     )
 
 
@@ -78,17 +78,18 @@ class CreditNoteForm(ReasonForm):
         metadata={"help": "Kind of the credit note."},
     )
     amount = MoneyAmount(
-        load_default=None, metadata={"help": "Taken off the lines in their order; without it, all that is left."}
+        load_default=None,
+        metadata={"help": "Amount to credit, deducted from the lines in order; without it, the full remaining amount."},
     )
     lines = fields.List(
         LineAmount(),
         load_default=list,
-        metadata={"option": "--line", "metavar": "ID=AMOUNT", "help": "Take an amount off one line."},
+        metadata={"option": "--line", "metavar": "ID=AMOUNT", "help": "Credit an amount of one line."},
     )
     memo = Text(maximum=200, load_default="", metadata={"help": "Note for the organization, on the credit note."})
     is_refund = fields.Boolean(
         load_default=False,
-        metadata={"option": "--refund", "help": "Send back what was paid, instead of filling the wallet."},
+        metadata={"option": "--refund", "help": "Refund the payment instead of adding it to the wallet."},
     )
 
 
@@ -242,7 +243,7 @@ def create_credit_note(
         for line_id, part in values["lines"]:
             lines[line_id] += money.parse_minor(str(part), currency)
     except ValueError as cause:
-        raise ValidationFailed.at_field("amount", f"Not an amount in {currency}, such as 12.35.") from cause
+        raise ValidationFailed.at_field("amount", f"Enter an amount in {currency}, for example 12.35.") from cause
     content = CreditNoteInput(values["kind"], lines, minor, values["memo"], is_refund=values["is_refund"])
     note = credit_notes.create_credit_note(session, organization_id, invoice_id, content, operator)
     return credit_notes.get_views(session, organization_id, [note])[0]

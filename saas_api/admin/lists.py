@@ -37,7 +37,7 @@ class ListQuery(StrictSchema):
     @ma.validates_schema
     def _has_reason(self, values: dict[str, Any], **_: Any) -> None:
         if values["format"] == "csv" and len((values["reason"] or "").strip()) < MIN_REASON_LENGTH:
-            raise ma.ValidationError(f"Say why, in at least {MIN_REASON_LENGTH} characters.", "reason")
+            raise ma.ValidationError(f"Enter a reason of at least {MIN_REASON_LENGTH} characters.", "reason")
 
 
 def parse_query(schema: StrictSchema) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class MeterFileForm(ReasonForm):
 class ArchiveMeterForm(ReasonForm):
     """Whether the meter takes usage again instead."""
 
-    is_undone = fields.Boolean(load_default=False, metadata={"option": "--undo", "help": "Let it take usage again."})
+    is_undone = fields.Boolean(load_default=False, metadata={"option": "--undo", "help": "Restore the meter."})
 
 
 def publish_file(operator: OperatorContext, *, document: str) -> PublishedMeter:
@@ -217,11 +217,11 @@ ACTIONS: tuple[Action, ...] = (
     Action(
         "new-meter",
         "meter_catalogue",
-        "Create a meter",
-        "It counts from the first event that names it, and costs something on the plans that price it. Once it has "
-        "usage, how it counts and its unit never change.",
         "Create meter",
-        lambda _, published: f"{published.meter.name} is in the catalogue.",
+        "A meter counts events from the first one that names it, and is charged on plans that have a price for it. "
+        "Once it has usage, you can't change its aggregation or unit.",
+        "Create meter",
+        lambda _, published: f"{published.meter.name} created.",
         change_meter,
         NewMeterForm,
         preview=preview_new_meter,
@@ -230,10 +230,10 @@ ACTIONS: tuple[Action, ...] = (
     Action(
         "meter-file",
         "meter_catalogue",
-        "Publish the file of a meter",
-        "It creates the meter that it names, or changes it.",
-        "Publish the file",
-        lambda _, published: f"{published.meter.name} is in the catalogue as the file says.",
+        "Publish a meter file",
+        "Creates the meter named in the file, or changes it.",
+        "Publish file",
+        lambda _, published: f"{published.meter.name} published.",
         publish_file,
         MeterFileForm,
         next_page=_meter_page,
@@ -242,10 +242,10 @@ ACTIONS: tuple[Action, ...] = (
         "change",
         "meter",
         lambda detail: f"Change {detail.meter.name}",
-        "Name, description and dimensions may change at any time; how it counts and its unit only as long as it has no "
-        "usage. Hours that are rolled up keep their dimensions until flask usage rebuild.",
-        "Change meter",
-        "The meter is changed.",
+        "You can change the name, description and dimensions at any time, and the aggregation and unit only while it "
+        "has no usage. Hours already rolled up keep their dimensions until you run flask usage rebuild.",
+        "Save meter",
+        "Meter saved.",
         change_meter,
         MeterChangeForm,
         preview=preview_change,
@@ -255,13 +255,13 @@ ACTIONS: tuple[Action, ...] = (
         "meter",
         lambda detail: f"{'Restore' if detail.meter.archived_at else 'Archive'} {detail.meter.name}",
         lambda detail: (
-            "The meter takes new usage again, at once."
+            "The meter accepts new usage again, starting immediately."
             if detail.meter.archived_at
-            else "The meter takes no new usage, as if it did not exist. What is recorded stays priced, billed and "
-            "shown. It can be restored."
+            else "The meter no longer accepts usage. Recorded usage is still priced, billed and shown. You can restore "
+            "it later."
         ),
         lambda detail: "Restore meter" if detail.meter.archived_at else "Archive meter",
-        lambda detail, _: f"{detail.meter.name} is {'restored' if detail.meter.archived_at else 'archived'}.",
+        lambda detail, _: f"{detail.meter.name} {'restored' if detail.meter.archived_at else 'archived'}.",
         archive_meter,
         ArchiveMeterForm,
     ),

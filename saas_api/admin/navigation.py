@@ -22,7 +22,7 @@ NAVIGATION = (
     ("Payments", "/payments", "switch", "y"),
     ("Deliveries", "/deliveries", "hook", "d"),
     ("Jobs", "/jobs", "gear", "j"),
-    ("Invariants", "/invariants", "check", "v"),
+    ("Integrity checks", "/invariants", "check", "v"),
     ("Mail", "/mail", "mail", "m"),
     ("System", "/system", "chart", "s"),
     ("Audit", "/audit", "list", "a"),

@@ -112,10 +112,11 @@ class GrantCreditForm(ReasonForm):
     kind = fields.String(
         load_default=GrantKind.PROMOTIONAL,
         validate=validate.OneOf([GrantKind.PROMOTIONAL, GrantKind.PURCHASED]),
-        metadata={"help": "Kind of the credit; invoices use promotional credit first."},
+        metadata={"help": "Kind of credit; invoices use promotional credit first."},
     )
     expires_on = DateField(
-        load_default=None, metadata={"metavar": "DAY", "help": "Last day in its time zone; the rest is lost after it."}
+        load_default=None,
+        metadata={"metavar": "DAY", "help": "Last day in its time zone; unused credit is lost afterwards."},
     )
     key = Text(load_default=None, metadata={"help": "Idempotency key: the same key grants credit only once."})
 
@@ -127,7 +128,7 @@ class PayoutForm(ReasonForm):
     reference = Text(
         maximum=100,
         load_default=None,
-        metadata={"help": "Bank reference of money that you paid back by hand; without it the provider refunds."},
+        metadata={"help": "Bank reference of a transfer you already made; without it, the provider refunds."},
     )
 
 
@@ -344,7 +345,7 @@ def describe_close(result: CloseResult) -> str:
         f"{item.invoice.number or 'a draft'}, {formatting.format_money(item.invoice.total_minor, item.currency)}"
         for item in result.invoices
     ]
-    return f"{templating.pluralize(result.closed, 'period')} closed. Written: {'; '.join(invoices) or 'nothing'}."
+    return f"{templating.pluralize(result.closed, 'period')} closed. Invoices created: {'; '.join(invoices) or 'none'}."
 
 
 def start_impersonation(operator: OperatorContext, organization_id: UUID) -> tuple[str, datetime]:
@@ -391,7 +392,7 @@ def _to_minor(session: SystemSession, organization_id: UUID, amount: Decimal) ->
     try:
         return money.parse_minor(f"{amount:f}", currency), currency
     except ValueError as cause:
-        raise ValidationFailed.at_field("amount", f"Finer than {currency} has decimals.") from cause
+        raise ValidationFailed.at_field("amount", f"Too many decimal places for {currency}.") from cause
 
 
 def _end_of_day(day: date | None, zone: tzinfo = UTC) -> datetime | None:
@@ -411,7 +412,7 @@ def _submitted_quotas(session: SystemSession) -> dict[str, Decimal]:
             if text:
                 quotas[meter] = Decimal(QueryInteger().deserialize(text))
         except ma.ValidationError:
-            errors.append((f"quota_{meter}", "Not a whole number up to 999,999,999."))
+            errors.append((f"quota_{meter}", "Enter a whole number up to 999,999,999."))
     if errors:
         raise ValidationFailed.from_fields(errors)
     return quotas

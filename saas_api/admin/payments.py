@@ -79,7 +79,7 @@ class PaymentDetail:
     def reported_text(self) -> str:
         """The reported amount for a page."""
         if self.reported_minor is None or self.reported_currency is None:
-            return "no amount"
+            return "No amount"
         if self.reported_currency not in CURRENCY_EXPONENTS:
             return f"{self.reported_minor} {self.reported_currency} in minor units"
         return formatting.format_money(self.reported_minor, self.reported_currency)
@@ -89,9 +89,9 @@ class PaymentDetail:
         """The difference for a page."""
         minor, currency = self.difference_minor, self.payment.currency
         if minor is None:
-            return "another currency" if self.reported_currency else "not known"
+            return "Different currency" if self.reported_currency else "Unknown"
         direction = "more" if minor > 0 else "less"
-        return f"{formatting.format_money(abs(minor), currency)} {direction}" if minor else "none"
+        return f"{formatting.format_money(abs(minor), currency)} {direction}" if minor else "None"
 
 
 _payment = attrgetter("payment")

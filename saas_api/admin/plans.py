@@ -103,7 +103,7 @@ def simulate(organization_id: UUID, plan: str, count: int) -> PlanSimulation:
 class ArchiveForm(ReasonForm):
     """Whether the plan is offered again instead."""
 
-    is_undone = fields.Boolean(load_default=False, metadata={"option": "--undo", "help": "Offer it again."})
+    is_undone = fields.Boolean(load_default=False, metadata={"option": "--undo", "help": "Restore the plan."})
 
 
 def archive_plan(operator: OperatorContext, plan: str, *, is_undone: bool) -> tuple[bool, bool]:

@@ -34,24 +34,24 @@ MAX_ROWS, MAX_COUNTED = 50, 100_000
 
 
 _INVARIANT_DESCRIPTIONS = {
-    "ownership.time": "Usage lies in the period that pays for it.",
-    "ownership.closed": "Nothing was recorded in a period after it had closed.",
-    "amounts.quantity": "An invoice bills exactly what the ledger holds.",
-    "amounts.rerated": "A line, rated again, comes to what it says.",
-    "sums.lines": "An invoice's lines make its subtotal.",
-    "sums.payments": "An invoice's payments make what it counts as paid.",
-    "sums.credit_notes": "An invoice's credit notes make what it counts as credited.",
-    "sums.grants": "A wallet's entries make what is left in it.",
+    "ownership.time": "All usage is in the period that bills it.",
+    "ownership.closed": "No usage was recorded in a period after it closed.",
+    "amounts.quantity": "Invoices match the usage in the ledger.",
+    "amounts.rerated": "Recalculated invoice lines match their amounts.",
+    "sums.lines": "Invoice lines add up to the subtotal.",
+    "sums.payments": "Payments add up to the invoice's paid amount.",
+    "sums.credit_notes": "Credit notes add up to the invoice's credited amount.",
+    "sums.grants": "Wallet entries add up to the wallet balance.",
     "numbers.gapless": "Invoice numbers have no gaps.",
-    "coverage.chain": "Billing periods follow each other without gaps.",
-    "coverage.now": "Every organization has a period that contains now.",
-    "coverage.invoiced": "Every closed period has its invoice.",
-    "rollup.ledger": "The sums that dashboards read are those of the ledger; a violation rebuilds them.",
-    "money.in_flight": "No payment hangs undecided.",
-    "holds.recorded": "The ledger has the usage of every settled hold.",
+    "coverage.chain": "Billing periods have no gaps.",
+    "coverage.now": "Every organization has a current period.",
+    "coverage.invoiced": "Every closed period has an invoice.",
+    "rollup.ledger": "Dashboard totals match the ledger. A violation rebuilds them.",
+    "money.in_flight": "No payment stays pending for too long.",
+    "holds.recorded": "The usage of every settled hold is in the ledger.",
 }
 RUN_SECONDS = 600
-QUEUED_NOTICE = "A worker was asked to run it; the result appears below when it is done."
+QUEUED_NOTICE = "Job queued. The result appears below when it finishes."
 
 
 @dataclass(frozen=True)
@@ -328,7 +328,7 @@ def requeue_failed(session: SystemSession, job_id: str, operator: OperatorContex
         except NoSuchJobError as cause:
             raise NotFound from cause
         except InvalidJobOperation as cause:
-            raise Conflict("This job is not failed any more.") from cause
+            raise Conflict("This job is no longer failed.") from cause
         except redis.RedisError as cause:
             raise ServiceUnavailable from cause
 

@@ -100,12 +100,15 @@ class CreateServiceForm(ReasonForm):
         NetworkField(),
         load_default=list,
         validate=validate.Length(max=50),
-        metadata={"metavar": "NET", "help": "Take its tokens from this network only; all if not given."},
+        metadata={"metavar": "NET", "help": "Accept its tokens from this network only; from all addresses without it."},
     )
     scopes = fields.List(
         Text(maximum=81),
         load_default=list,
-        metadata={"metavar": "SCOPE", "help": "Scope that keys can have, beside NAME:read and NAME:write."},
+        metadata={
+            "metavar": "SCOPE",
+            "help": "Additional scope that API keys can have, besides NAME:read and NAME:write.",
+        },
     )
 
 
@@ -119,7 +122,7 @@ class RotateTokenForm(ReasonForm):
         metadata={
             "option": "--grace",
             "metavar": "SECONDS",
-            "help": f"Keep the old token valid this long, at most {MAX_GRACE_SECONDS}; it ends at once if not given.",
+            "help": f"Keep the old token valid this long, at most {MAX_GRACE_SECONDS}; without it, revoke it now.",
         },
     )
 
@@ -127,7 +130,7 @@ class RotateTokenForm(ReasonForm):
 class OpenApiForm(ReasonForm):
     """An OpenAPI document as text; none removes it."""
 
-    document = Text(maximum=600_000, multiline=True, load_default=None, metadata={"help": "The document in JSON."})
+    document = Text(maximum=600_000, multiline=True, load_default=None, metadata={"help": "The document (JSON)."})
 
 
 def preview_rotation(_detail: OperatorServiceDetail, _form: Form | None) -> Preview:

@@ -75,10 +75,10 @@ SUBJECTS: Mapping[str, Subject] = {
         "/admin/payments/events/<provider>/<path:event_id>/{action}",
         payments.get_event,
         lambda event: (event.provider, event.event_id),
-        "Events of providers",
+        "Provider events",
         "admin.payments.events_index",
         "admin.payments.show_event",
-        lambda event: f"Event of {event.provider}",
+        lambda event: f"{event.provider.capitalize()} event",
         is_tenant_owned=False,
     ),
     "endpoint": Subject(

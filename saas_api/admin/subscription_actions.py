@@ -30,7 +30,7 @@ class BillingTermsForm(ReasonForm):
     """Terms of an organization; what is left out stays."""
 
     billing_day = QueryInteger(
-        minimum=1, maximum=31, load_default=None, metadata={"help": "Day on which the coming billing periods begin."}
+        minimum=1, maximum=31, load_default=None, metadata={"help": "Day on which future billing periods start."}
     )
     net_terms_days = QueryInteger(
         minimum=0,
@@ -41,7 +41,7 @@ class BillingTermsForm(ReasonForm):
     review_drafts = fields.String(
         load_default=None,
         validate=validate.OneOf(list(_YES_NO)),
-        metadata={"help": "Whether an operator finalizes each invoice."},
+        metadata={"help": "Whether an operator reviews and finalizes each invoice."},
     )
 
 
@@ -73,7 +73,7 @@ def describe_closing(closed: ClosedOrganization) -> str:
         f"{item.invoice.number or 'a draft'}, {formatting.format_money(item.invoice.total_minor, item.currency)}"
         for item in closed.invoices
     ]
-    return f"{closed.organization.name} is closed. Written: {'; '.join(invoices) or 'nothing'}."
+    return f"{closed.organization.name} closed. Invoices created: {'; '.join(invoices) or 'none'}."
 
 
 def preview_terms(organization: Organization, _form: Any) -> Preview:
@@ -129,9 +129,9 @@ ACTIONS: tuple[Action, ...] = (
         "close",
         "organization",
         lambda organization: f"Close {organization.name}",
-        "For good: its API keys are revoked, its billing period ends now, and its final invoice is written and "
-        "collected as others are. Its people still sign in, read and pay.",
-        "Close the organization",
+        "Closing is permanent. Its API keys are revoked, the current billing period ends now, and the final invoice is "
+        "created and collected as usual. Members can still sign in, view data and pay.",
+        "Close organization",
         lambda _, closed: describe_closing(closed),
         close,
         ConfirmByNameForm,
@@ -143,11 +143,11 @@ ACTIONS: tuple[Action, ...] = (
     Action(
         "terms",
         "organization",
-        lambda organization: f"Billing terms of {organization.name}",
-        "The billing day counts from the end of the running period, which keeps its bounds; the period after it ends "
-        "on the new day and is prorated. Payment terms count for invoices that become final from now on.",
-        "Save the terms",
-        "The terms are saved.",
+        lambda organization: f"Edit billing terms of {organization.name}",
+        "A new billing day applies after the current period, which doesn't change. The next period ends on the new day "
+        "and is prorated. Payment terms apply to invoices finalized from now on.",
+        "Save terms",
+        "Billing terms saved.",
         set_terms,
         BillingTermsForm,
         preview=preview_terms,
@@ -155,10 +155,10 @@ ACTIONS: tuple[Action, ...] = (
     Action(
         "revoke",
         "credit_grant",
-        lambda detail: f"Revoke a credit of {detail.organization_name}",
-        "What is left of the credit is taken out of the wallet. What invoices have used stays used.",
-        "Revoke the credit",
-        lambda _, view: f"{formatting.format_money(-view.entries[-1].delta_minor, view.currency)} revoked.",
+        lambda detail: f"Revoke credit of {detail.organization_name}",
+        "The remaining credit is removed from the wallet. Credit already applied to invoices isn't affected.",
+        "Revoke credit",
+        lambda _, view: f"{formatting.format_money(-view.entries[-1].delta_minor, view.currency)} credit revoked.",
         context.in_write_session(settlement.revoke_grant),
         button_style="danger",
     ),

@@ -55,13 +55,13 @@ class UserListQuery(ListQuery):
 class DisableUserForm(ReasonForm):
     """The reason, and whether keys that the user created keep working."""
 
-    keep_keys = fields.Boolean(load_default=False, metadata={"help": "Leave the API keys that the user created valid."})
+    keep_keys = fields.Boolean(load_default=False, metadata={"help": "Keep the API keys that the user created."})
 
 
 class CannotDisableSelf(Conflict):
     """An operator cannot disable their own account."""
 
-    message = "You cannot disable your own account; another operator can."
+    message = "You can't disable your own account. Ask another operator."
 
 
 @dataclass(frozen=True)

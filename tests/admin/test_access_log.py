@@ -63,9 +63,9 @@ def test_refused_page_is_not_recorded(app: Flask, olga: User) -> None:
 def test_export_requires_the_role_admin_and_a_reason(app: Flask, olga: User, path: str) -> None:
     support = open_console(app, olga, "support")
     assert support.client.get(f"/admin/{path}", query_string=EXPORT).status_code == 404
-    assert "Download CSV" not in support.read(f"/admin/{path}")
+    assert "Export CSV" not in support.read(f"/admin/{path}")
     admin = open_console(app, olga)
-    assert "Download CSV" in admin.read(f"/admin/{path}")
+    assert "Export CSV" in admin.read(f"/admin/{path}")
     for reason in ("", "because", " " * 12):
         assert admin.client.get(f"/admin/{path}", query_string={**EXPORT, "reason": reason}).status_code == 422
     assert reads(app, "console.exported") == []

@@ -94,12 +94,10 @@ def test_close_writes_the_previewed_invoices(app: Flask, client: FlaskClient) ->
     organization, _ = ended_period(app, client)
     olga = sign_in_operator(app, client)
     page = olga.run_action(f"/admin/billing/close/{ids.format_id('org', organization.id)}")
-    assert "Invoices written: " in page
+    assert "Invoices created: " in page
     assert ("open", 9900) in [tuple(row) for row in invoices(app, organization)]
     assert audit_log(app, "billing.close_asked") == IN_BOTH_LOGS
-    assert "closing now would write no invoice" in olga.read(
-        f"/admin/billing/close/{ids.format_id('org', organization.id)}"
-    )
+    assert "No invoice would be created" in olga.read(f"/admin/billing/close/{ids.format_id('org', organization.id)}")
 
 
 def test_close_form_submitted_twice_closes_once(app: Flask, client: FlaskClient) -> None:
@@ -155,13 +153,13 @@ def test_organization_on_hold_is_released_and_its_draft_finalized(app: Flask, cl
             0
         ].id
     page = olga.run_action(f"/admin/invoices/{ids.format_id('inv', draft)}/finalize")
-    assert "The invoice is final." in page
+    assert "Invoice finalized." in page
     assert audit_log(app, "invoice.reviewed") == IN_BOTH_LOGS
 
 
 def test_release_of_an_organization_not_on_hold_changes_nothing(app: Flask, client: FlaskClient) -> None:
     organization, _ = ended_period(app, client)
-    assert "It was not on hold." in sign_in_operator(app, client).run_action(
+    assert "Billing was not on hold." in sign_in_operator(app, client).run_action(
         f"/admin/billing/unpark/{ids.format_id('org', organization.id)}"
     )
     assert not audit_log(app, "billing.unparked")
@@ -172,7 +170,7 @@ def test_organization_without_a_billing_profile_can_be_closed_but_not_released(
 ) -> None:
     olga = sign_in_operator(app, client)
     execute_sql(app, "DELETE FROM billing_profiles")
-    assert "closing now would write no invoice" in olga.read(f"/admin/billing/close/{alice.organization_id}")
+    assert "No invoice would be created" in olga.read(f"/admin/billing/close/{alice.organization_id}")
     assert olga.open(f"/admin/billing/unpark/{alice.organization_id}").status_code == 404
 
 

@@ -135,7 +135,7 @@ def test_csv_has_the_names_and_amounts_of_the_api(app: Flask, client: FlaskClien
 
 def test_void_is_recorded_in_both_audit_logs(app: Flask, client: FlaskClient, acme: PayingOrganization) -> None:
     page = sign_in_operator(app, client).run_action(f"{invoice_page(acme)}/void")
-    assert ("The invoice is void." in page, acme.invoice().state) == (True, "void")
+    assert ("Invoice voided." in page, acme.invoice().state) == (True, "void")
     assert audit_log(app, "invoice.voided") == IN_BOTH_LOGS
 
 
@@ -147,7 +147,7 @@ def test_void_with_replacement_writes_a_new_invoice(app: Flask, client: FlaskCli
 
 def test_write_off_makes_an_invoice_uncollectible(app: Flask, client: FlaskClient, acme: PayingOrganization) -> None:
     page = sign_in_operator(app, client).run_action(f"{invoice_page(acme)}/write-off")
-    assert ("The invoice is written off." in page, acme.invoice().state) == (True, "uncollectible")
+    assert ("Invoice written off." in page, acme.invoice().state) == (True, "uncollectible")
     assert audit_log(app, "invoice.marked_uncollectible") == IN_BOTH_LOGS
 
 
@@ -166,7 +166,7 @@ def test_credit_note_form_submitted_twice_writes_one(app: Flask, client: FlaskCl
 
 @pytest.mark.parametrize(
     ("amount", "status", "message"),
-    [("99.01", 409, "more than what is left"), ("0.001", 422, "Not an amount in USD"), ("x", 422, "Not an amount")],
+    [("99.01", 409, "more than what is left"), ("0.001", 422, "Enter an amount in USD"), ("x", 422, "Not an amount")],
 )
 def test_rejected_credit_note_keeps_its_input(
     app: Flask, client: FlaskClient, acme: PayingOrganization, amount: str, status: int, message: str

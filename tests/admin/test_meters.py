@@ -25,23 +25,23 @@ def stored(app: Flask, code: str) -> MeterContent:
 
 def days(page: str) -> list[str]:
     """Rows of the table of days, without markup."""
-    rows = page.partition("Usage by day, the newest first")[2].partition("</table>")[0].split("<tr>")[2:]
+    rows = page.partition("Usage by day, newest first")[2].partition("</table>")[0].split("<tr>")[2:]
     return [" ".join(cell.partition(">")[2] for cell in row.replace("</", "<").split("<")).strip() for row in rows]
 
 
 def test_meter_is_created_in_fields_changed_and_archived(app: Flask, olga: User) -> None:
     console = open_console(app, olga)
     page = console.run_action(NEW, **LOOKUPS)
-    assert "Lookups is in the catalogue." in page
+    assert "Lookups created." in page
     content = stored(app, "lookups")
     assert (content.dimensions, content.reverse_on_failure) == (("region", "plan"), True)
     assert "lookups" in console.read("/admin/meters")
     assert 'value="region, plan"' in console.read("/admin/meters/lookups/change")
     console.run_action("/admin/meters/lookups/change", **{**LOOKUPS, "name": "Number lookups"})
     assert stored(app, "lookups").name == "Number lookups"
-    assert "is archived." in console.run_action("/admin/meters/lookups/archive")
+    assert "Number lookups archived." in console.run_action("/admin/meters/lookups/archive")
     assert "Restore meter" in console.read("/admin/meters/lookups")
-    assert "is restored." in console.run_action("/admin/meters/lookups/archive")
+    assert "Number lookups restored." in console.run_action("/admin/meters/lookups/archive")
     for action in ("meter.published", "meter.changed", "meter.archived", "meter.restored"):
         assert audit_log(app, action) == IN_PLATFORM_LOG, action
 

@@ -36,7 +36,7 @@ def test_rate_limit_override_applies_to_the_next_request_until_removed(
     assert send_message(client, key)[0] == 202
     assert browser.submit(page, rate_limit="1", reason=REASON).status_code == 303
     assert send_message(client, key)[0] == 429
-    assert "Exception in force" in browser.open(organization_page(alice)).text
+    assert "Override active" in browser.open(organization_page(alice)).text
     assert browser.submit(page, rate_limit="", reason=REASON).status_code == 303
     assert send_message(client, key)[0] == 202
     assert sorted(audit_log(app, "limits.changed")) == sorted(IN_BOTH_LOGS * 2)
@@ -161,7 +161,7 @@ def test_bill_now_previews_and_then_writes_the_invoice(
     assert send_message(client, key)[0] == 202
     preview = browser.open(page).text
     assert "$0.01" in preview
-    assert "began a moment ago" in preview
+    assert "has just started" in preview
     assert execute_sql(app, "SELECT 1 FROM invoices") == []
     assert browser.submit(page, name="Acme", reason="short").status_code == 422
     assert browser.submit(page, name="Acne", reason=REASON).status_code == 422

@@ -94,7 +94,7 @@ def test_recheck_books_nothing_while_the_result_is_unchanged(
     app: Flask, client: FlaskClient, quarantined: PayingOrganization
 ) -> None:
     page = sign_in_operator(app, client).run_action(f"{payment_page(quarantined)}/ask")
-    assert "The payment is quarantined now." in page
+    assert "Its status is quarantined." in page
     assert audit_log(app, "payment.asked_about") == IN_BOTH_LOGS
     assert quarantined.invoice().state == "open"
 
@@ -102,7 +102,7 @@ def test_recheck_books_nothing_while_the_result_is_unchanged(
 def test_recheck_books_a_confirmed_payment(app: Flask, client: FlaskClient, acme: PayingOrganization) -> None:
     acme.choose(acme.begin(), "pay")
     assert acme.payment().state == "pending"
-    assert "The payment is succeeded now." in sign_in_operator(app, client).run_action(f"{payment_page(acme)}/ask")
+    assert "Its status is succeeded." in sign_in_operator(app, client).run_action(f"{payment_page(acme)}/ask")
     assert (acme.invoice().state, acme.payment().captured_minor) == ("paid", 9900)
 
 
@@ -119,7 +119,7 @@ def test_recheck_without_a_provider_reference_is_a_conflict(
 
 def test_payment_is_resolved_once(app: Flask, client: FlaskClient, quarantined: PayingOrganization) -> None:
     olga = sign_in_operator(app, client)
-    assert "The payment is canceled now." in olga.run_action(f"{payment_page(quarantined)}/resolve")
+    assert "Its status is canceled." in olga.run_action(f"{payment_page(quarantined)}/resolve")
     assert audit_log(app, "payment.resolved") == IN_BOTH_LOGS
     response = olga.submit_action(f"{payment_page(quarantined)}/resolve")
     assert (response.status_code, "not quarantined" in error_summary(response)) == (409, True)
@@ -193,7 +193,7 @@ def test_failed_refund_is_recorded_as_paid_back(
     olga = sign_in_operator(app, client)
     page = olga.open(payment_page(acme)).text
     assert all(f"{failed_refund}/{name}" in page for name in ("paid-back", "to-wallet"))
-    assert "recorded as paid back" in olga.run_action(f"{failed_refund}/paid-back", reference="MT940 0816")
+    assert "Refund marked as paid." in olga.run_action(f"{failed_refund}/paid-back", reference="MT940 0816")
     assert audit_log(app, "refund.paid_by_hand") == IN_BOTH_LOGS
     answer = olga.submit_action(f"{failed_refund}/to-wallet")
     assert (answer.status_code, "Only a failed refund" in error_summary(answer)) == (409, True)
@@ -204,7 +204,7 @@ def test_failed_refund_is_turned_into_credit_and_paid_out(
 ) -> None:
     """B3, B7: the money is in the wallet, then out of it, under a bank reference."""
     olga = sign_in_operator(app, client)
-    assert "The money is in the wallet." in olga.run_action(f"{failed_refund}/to-wallet")
+    assert "Refund converted to wallet credit." in olga.run_action(f"{failed_refund}/to-wallet")
     assert acme.wallet() == 900
     path = f"/admin/organizations/{ids.format_id('org', acme.id)}/payout"
     assert "out of the wallet" in olga.run_action(path, amount="9.00", reference="MT940 0816")

@@ -43,7 +43,7 @@ def test_plan_page_shows_the_price_of_each_value_of_a_dimension(app: Flask, alic
     page = open_console(app, olga).read("/admin/plans/metered@1")
     [rows] = [part for part in re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL) if "any other" in part]
     assert [text for text in re.sub(r"<[^>]+>|\u2013", "|", rows).split("|") if text.strip()] == [
-        *("large", "graduated", "to 100: $0.10 each", "beyond: $0.05 each, plus $2.00", "$20.00"),
+        *("large", "graduated", "Up to 100: $0.10 each", "Above: $0.05 each, plus $2.00", "$20.00"),
         *("small", "per unit", "$0.20 each", "1,000"),
         *("any other", "package", "$4.00 for each 500"),
     ]

@@ -101,7 +101,7 @@ def test_revoked_service_is_refused_and_offers_nothing(app: Flask, console: Cons
     token = create_service(app)
     assert console.submit_action(f"{PAGE}/revoke", name="lookup").status_code == 422
     assert is_valid(app, token)
-    assert "lookups is revoked" in console.run_action(f"{PAGE}/revoke", name="lookups")
+    assert "lookups revoked" in console.run_action(f"{PAGE}/revoke", name="lookups")
     assert not is_valid(app, token)
     assert "/rotate" not in console.read(PAGE)
     assert audit_log(app, "service.revoked") == IN_PLATFORM_LOG
@@ -116,7 +116,7 @@ def test_calls_and_refusals_are_shown_by_code(app: Flask, console: Console) -> N
             service_calls.count_call(service_id, "verify", code, seconds)
         service_calls.flush_calls()
     page = console.read(PAGE)
-    for text in ("1 refusal", "3.0 ms", "4.0 ms", "ago"):
+    for text in ("1 rejected call", "3.0 ms", "4.0 ms", "ago"):
         assert text in page
     cells = re.findall(r"<td class=\"num\">([^<]*)|<code>([A-Z_]+)</code>", page[page.index("Calls by operation") :])
     assert ["".join(cell) for cell in cells] == [
@@ -136,7 +136,7 @@ def test_calls_and_refusals_are_shown_by_code(app: Flask, console: Console) -> N
 
 def test_routes_are_shown_in_their_order(app: Flask, console: Console) -> None:
     create_service(app)
-    assert "It has none. Routes are a file" in console.read(PAGE)
+    assert "No routes yet. Set them from a file" in console.read(PAGE)
     document = [
         {"method": "POST", "path": "/v1/lookups", "permission": "lookups:export", "meter": "sms", "quantity": "2.5"},
         {"method": "PUT", "path": "/v1/{id}", "meter": "sms", "quantity_header": "X-Quantity"},
@@ -144,7 +144,7 @@ def test_routes_are_shown_in_their_order(app: Flask, console: Console) -> None:
     change_service(app, routes.set_routes, "lookups", route_file.load_routes(document))
     page = console.read(PAGE)
     assert page.index("POST /v1/lookups") < page.index("PUT /v1/{id}")
-    for text in ("lookups:export", "2.5", "X-Quantity", "none matches is refused"):
+    for text in ("lookups:export", "2.5", "X-Quantity", "without a match are rejected"):
         assert text in page
 
 
@@ -154,7 +154,7 @@ def test_openapi_document_is_replaced_and_removed(app: Flask, console: Console) 
     assert "Version</dt><dd>7" in console.run_action(form, document=json.dumps(OPENAPI))
     for wrong in ("{", "[]", json.dumps({**OPENAPI, "openapi": "2.0"}), json.dumps({**OPENAPI, "x": "\0"})):
         assert console.submit_action(form, document=wrong).status_code == 422
-    assert "It has none." in console.run_action(form, document="").partition("OpenAPI document")[2]
+    assert "No document yet." in console.run_action(form, document="").partition("OpenAPI document")[2]
 
 
 def test_unknown_service_is_not_found(console: Console) -> None:

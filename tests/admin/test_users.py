@@ -32,7 +32,7 @@ def test_user_page_shows_organizations_and_sessions(app: Flask, alice: User, olg
     browser = open_console(app, olga)
     text = browser.open(f"{LIST}/{alice.user_id}").text
     assert "Acme" in text
-    assert "1 live session" in text
+    assert "1 active session" in text
     assert browser.open(f"{LIST}/{ids.format_id('usr', ids.new_id())}").status_code == 404
 
 

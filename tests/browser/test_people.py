@@ -51,18 +51,18 @@ def test_operator_suspends_and_resumes_an_organization(
     use_session(owner, alice)
     assert status() == 202
     operator.open(f"/admin/organizations/{alice.organization_id}")
-    operator.follow("Suspend")
+    operator.follow("Suspend organization")
     operator.fill(name="Acme", reason="short")
-    operator.press("Suspend")
+    operator.press("Suspend organization")
     operator.page.locator(".error-summary").wait_for()
     operator.fill(name="Acme", reason="Complaints about unwanted messages, ticket 4711.")
-    operator.press("Suspend")
-    operator.follow("Resume")
+    operator.press("Suspend organization")
+    operator.follow("Resume organization")
     assert status() == 403
     owner.open("/dashboard")
     owner.page.locator(".banner", has_text="uspended").wait_for()
     operator.fill(reason="The complaints were settled, ticket 4711.")
-    operator.press("Resume")
+    operator.press("Resume organization")
     operator.page.get_by_role("link", name="Suspend").wait_for()
     assert status() == 202
     owner.open("/dashboard")

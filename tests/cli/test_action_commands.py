@@ -105,7 +105,7 @@ def test_close_now_excludes_another_time(app: Flask, acme: PayingOrganization) -
 def test_close_at_another_time_is_refused_in_production(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(app.config, "APP_ENV", "production")
     result = flask(app, "billing", "close", "--at", "2026-05-01T02:00:00Z")
-    assert (result.exit_code, result.stderr.partition(";")[0]) == (1, "--at: Refused when APP_ENV=production")
+    assert (result.exit_code, result.stderr.partition(".")[0]) == (1, "--at: Not available in production")
 
 
 def test_check_asks_the_provider_and_prints_the_payment(app: Flask, acme: PayingOrganization) -> None:  # noqa: F811

@@ -71,9 +71,9 @@ def test_operators_name_an_organization_at_the_console_and_by_command(
 ) -> None:
     console = sign_in_operator(app, client)
     page = f"/admin/organizations/{alice.organization_id}"
-    assert "The external id is crm 7." in console.run_action(f"{page}/external-id", external_id="crm 7")
+    assert "External ID set to crm 7." in console.run_action(f"{page}/external-id", external_id="crm 7")
     assert "crm 7" in console.read(page)
-    assert "Removed." in console.run_action(f"{page}/external-id", external_id="")
+    assert "External ID removed." in console.run_action(f"{page}/external-id", external_id="")
     command = ["organizations", "set-external-id", alice.organization_id]
     runner = app.test_cli_runner()
     result = runner.invoke(args=[*command, "crm-8", "--reason", REASON, "--json"])
