@@ -112,7 +112,7 @@ def logout() -> Any:
     if g.visitor:
         sessions.end_session(g.visitor)
     g.tokens = None
-    return pages.redirect_to("accounts_pages.login_form", _notice="You are signed out.")
+    return pages.redirect_to("accounts_pages.login_form", _notice="You're signed out.")
 
 
 @bp.get("/forgot-password")
@@ -149,7 +149,7 @@ def reset_password(body: dict[str, Any]) -> Any:
         passwords.reset_password(**body)
     except InvalidOneTimeToken as error:
         return _expired_link_page(error, "accounts_pages.forgot_password_form")
-    return pages.redirect_to("accounts_pages.login_form", _notice="Your password is changed. Sign in with it.")
+    return pages.redirect_to("accounts_pages.login_form", _notice="Password changed. Sign in with your new password.")
 
 
 @bp.get("/verify-email")
@@ -195,7 +195,7 @@ def verify_billing_email(body: dict[str, Any]) -> Any:
     except InvalidOneTimeToken as error:
         return _expired_link_page(error, "accounts_pages.login_form")
     endpoint = HOME_PATH if g.visitor else "accounts_pages.login_form"
-    return pages.redirect_to(endpoint, _notice=f"{address} is verified and receives invoices.")
+    return pages.redirect_to(endpoint, _notice=f"{address} is verified and will receive invoices.")
 
 
 @bp.get("/accept-invitation")
@@ -222,7 +222,7 @@ def accept_invitation(body: dict[str, Any]) -> Any:
         return pages.render_page("auth/declined.html")
     started = sign_in.accept_and_log_in(**body, origin=throttles.request_origin(TokenAudience.PAGES))
     _keep_session(started, is_kept=True)
-    notice = f"You have joined {started.organization.name}." if started.organization else ""
+    notice = f"You joined {started.organization.name}." if started.organization else ""
     return pages.redirect_to(HOME_PATH, _notice=notice)
 
 
@@ -242,7 +242,7 @@ def create_organization(body: dict[str, Any]) -> Any:
     """Create an organization, and continue there."""
     organization = organizations.create_own_organization(g.principal, **body)
     g.tokens = sessions.switch_organization(g.principal, organization.id, TokenAudience.PAGES).tokens
-    return pages.redirect_to(HOME_PATH, _notice=f"You are in {organization.name} now.")
+    return pages.redirect_to(HOME_PATH, _notice=f"{organization.name} created. You're its owner.")
 
 
 def _start_session(body: dict[str, Any]) -> SessionStarted:

@@ -99,17 +99,17 @@ _cached_status, _status_lock = _CachedStatus([], -float(STATUS_CACHE_SECONDS) - 
 def _measure() -> list[ComponentStatus]:
     limits_servers = limiter.find_own_servers() or {"Redis": is_redis_ready()}
     redis_status = (
-        ComponentStatus("Redis", "ok", "Limits are counted across all processes.")
+        ComponentStatus("Redis", "ok", "Rate limits apply across all processes.")
         if all(limits_servers.values())
-        else ComponentStatus("Redis", "down", "Each process limits on its own; nothing is lost.")
+        else ComponentStatus("Redis", "down", "Rate limits apply per process. No data is lost.")
     )
     try:
         with tenancy.system_session("ops.status") as session:
             age = BacklogAge(*session.execute(_BACKLOG_AGE).one())
     except SQLAlchemyError:
-        return [ComponentStatus("API", "down", "The database does not answer; calls get 503."), redis_status]
+        return [ComponentStatus("API", "down", "The database is unavailable. Calls return 503."), redis_status]
     return [
-        ComponentStatus("API", "ok", "Calls are accepted."),
+        ComponentStatus("API", "ok", "Accepting calls."),
         _backlog_status("Message delivery", age.messages, age.now),
         _backlog_status("Webhooks", age.webhooks, age.now),
         _schedule_status(age),
@@ -119,14 +119,14 @@ def _measure() -> list[ComponentStatus]:
 
 def _backlog_status(name: str, since: datetime | None, now: datetime) -> ComponentStatus:
     if since is None or now - since < SLOW_AFTER:
-        return ComponentStatus(name, "ok", "Nothing waits longer than a minute.")
+        return ComponentStatus(name, "ok", "No delays.")
     state = "slow" if now - since < DOWN_AFTER else "down"
-    return ComponentStatus(name, state, "The longest waiting one should have left earlier.", since)
+    return ComponentStatus(name, state, "Deliveries are delayed.", since)
 
 
 def _schedule_status(age: BacklogAge) -> ComponentStatus:
     if age.last_run is None:
-        return ComponentStatus("Timetable", "slow", "No job has run yet.")
+        return ComponentStatus("Scheduled jobs", "slow", "No job has run yet.")
     if age.now - age.last_run < SCHEDULE_STALE_AFTER:
-        return ComponentStatus("Timetable", "ok", "Periodic work runs on time.")
-    return ComponentStatus("Timetable", "down", "Periodic work has stopped.", age.last_run)
+        return ComponentStatus("Scheduled jobs", "ok", "Jobs run on time.")
+    return ComponentStatus("Scheduled jobs", "down", "Jobs have stopped running.", age.last_run)

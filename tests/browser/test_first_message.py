@@ -24,7 +24,7 @@ def verify(window: Window, work: Callable[[], None]) -> None:
     mailbox.goto(f"{window.url}/ops/mail")
     mailbox.get_by_role("link", name=re.compile("erif")).first.click()
     mailbox.goto(str(mailbox.locator('main a[href*="/verify-email?"]').first.get_attribute("href")))
-    mailbox.get_by_role("button", name="Verify").click()
+    mailbox.get_by_role("button", name="Verify email address").click()
     mailbox.wait_for_load_state()
     mailbox.close()
 

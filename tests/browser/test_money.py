@@ -52,9 +52,9 @@ def test_operator_bills_a_month_and_owner_pays(
     operator: Window, open_window: OpenWindow, payer: User, work: Callable[[], None]
 ) -> None:
     operator.open(f"/admin/organizations/{payer.organization_id}/bill-now")
-    operator.sees("A dry run")
+    operator.sees("This is a preview")
     operator.fill(name="Acme", reason="The owner requested an invoice today.")
-    operator.press("Bill now")
+    operator.press("Close period and invoice")
     operator.page.wait_for_load_state()
     operator.inspect()
     owner = open_window()
@@ -96,8 +96,8 @@ def test_payment_of_a_wrong_amount_is_quarantined(
     bill(app, ids.parse_id("org", payer.organization_id))
     owner = open_window()
     use_session(owner, payer)
-    pay(owner, "Pay a wrong amount")
-    owner.sees("Payment is being looked at")
+    pay(owner, "Pay the wrong amount")
+    owner.sees("Payment under review")
     operator.open("/admin/payments")
     operator.sees("Quarantined")
 

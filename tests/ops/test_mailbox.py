@@ -20,7 +20,7 @@ def instance(app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_empty_mailbox_has_a_notice(client: FlaskClient) -> None:
-    assert "There are no mails yet." in client.get("/ops/mail").text
+    assert "No emails yet" in client.get("/ops/mail").text
 
 
 def test_newest_mail_is_first(app: Flask, client: FlaskClient) -> None:

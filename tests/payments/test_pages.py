@@ -23,7 +23,7 @@ def test_checkout_shows_the_amount_and_the_invoice(acme: PayingOrganization) -> 
     page = acme.client.get(f"/payments/mock/{acme.begin()}")
     assert "$99.00" in page.text
     assert f"Invoice {acme.invoice().number}, Acme" in page.text
-    assert "No real money moves" in page.text
+    assert "This is a test checkout" in page.text
     assert re.findall(r'value="(\w+)"', page.text) == ["pay", "decline", "cancel", "pay_late", "pay_wrong"]
 
 
@@ -66,7 +66,7 @@ def test_return_page_settles_the_payment_before_its_event_is_processed(acme: Pay
     [
         ("decline", "failed", "card_declined", "Payment declined"),
         ("cancel", "canceled", "canceled_by_customer", "Payment canceled"),
-        ("pay_wrong", "quarantined", "more_than_asked", "Payment is being looked at"),
+        ("pay_wrong", "quarantined", "more_than_asked", "Payment under review"),
     ],
 )
 def test_unsuccessful_checkout_leaves_the_invoice_open(
@@ -83,7 +83,7 @@ def test_unsuccessful_checkout_leaves_the_invoice_open(
 def test_delayed_payment_is_pending_first_and_paid_later(acme: PayingOrganization) -> None:
     acme.choose(acme.begin(), "pay_late")
     jobs.process_inbox()
-    assert back(acme) == "Payment is on its way"
+    assert back(acme) == "Payment processing"
     clock.freeze_time(clock.now() + timedelta(seconds=31))
     make_events_due()
     jobs.process_inbox()
@@ -97,7 +97,7 @@ def test_checkout_can_be_submitted_once(acme: PayingOrganization) -> None:
     jobs.process_inbox()
     assert len(inbox_events()) == 1
     assert acme.payment().state == "succeeded"
-    assert "This checkout is paid." in acme.client.get(f"/payments/mock/{reference}").text
+    assert "This payment was received." in acme.client.get(f"/payments/mock/{reference}").text
 
 
 def test_unknown_action_and_unknown_checkout_are_rejected(acme: PayingOrganization) -> None:
@@ -120,7 +120,7 @@ def test_return_page_asks_to_wait_while_the_provider_is_unavailable(
 ) -> None:
     acme.begin("stripe")
     stripe.failing_with = 500
-    assert back(acme) == "Payment is on its way"
+    assert back(acme) == "Payment processing"
 
 
 def test_return_page_asks_the_provider_once_in_ten_seconds(acme: PayingOrganization, stripe: StripeServer) -> None:
@@ -128,5 +128,5 @@ def test_return_page_asks_the_provider_once_in_ten_seconds(acme: PayingOrganizat
     acme.begin("stripe")
     before = len(stripe.calls)
     for _ in range(5):
-        assert back(acme) == "Payment is on its way"
+        assert back(acme) == "Payment processing"
     assert len(stripe.calls) == before + 1
