@@ -45,13 +45,13 @@ class ApiError(Exception):
 class BadRequest(ApiError):
     """The request is malformed."""
 
-    status, code, message = 400, "INVALID_REQUEST", "The request cannot be read."
+    status, code, message = 400, "INVALID_REQUEST", "The request could not be read."
 
 
 class InvalidOneTimeToken(BadRequest):
     """A one-time token is unknown, used, expired or revoked; the response does not tell which."""
 
-    code, message = "INVALID_TOKEN", "This link is not valid, or no longer."
+    code, message = "INVALID_TOKEN", "This link is invalid or has expired."
 
 
 class Unauthenticated(ApiError):
@@ -63,19 +63,19 @@ class Unauthenticated(ApiError):
 class PaymentRequired(ApiError):
     """The organization must pay first."""
 
-    status, code, message = 402, "PAYMENT_REQUIRED", "A payment is needed first."
+    status, code, message = 402, "PAYMENT_REQUIRED", "A payment is required first."
 
 
 class Forbidden(ApiError):
     """The caller is authenticated and lacks the permission."""
 
-    status, code, message = 403, "PERMISSION_DENIED", "Your role does not allow this."
+    status, code, message = 403, "PERMISSION_DENIED", "Your role does not have permission for this."
 
 
 class NotFound(ApiError):
     """The resource does not exist, or the caller has no access to it."""
 
-    status, code, message = 404, "NOT_FOUND", "There is nothing here."
+    status, code, message = 404, "NOT_FOUND", "Not found."
 
 
 class MethodNotAllowed(ApiError):
@@ -84,7 +84,7 @@ class MethodNotAllowed(ApiError):
     status, code, message = (
         405,
         "METHOD_NOT_ALLOWED",
-        "This address does not answer that method.",
+        "This URL does not support that method.",
     )
 
 
@@ -97,7 +97,7 @@ class RequestTimeout(ApiError):
 class Conflict(ApiError):
     """The current state of the resource does not allow the request."""
 
-    status, code, message = 409, "CONFLICT", "This conflicts with what exists."
+    status, code, message = 409, "CONFLICT", "The request conflicts with the current state."
 
 
 class Gone(ApiError):
@@ -109,13 +109,13 @@ class Gone(ApiError):
 class PayloadTooLarge(ApiError):
     """The body is over the limit."""
 
-    status, code, message = 413, "BODY_TOO_LARGE", "The body is too large."
+    status, code, message = 413, "BODY_TOO_LARGE", "The request body is too large."
 
 
 class UriTooLong(ApiError):
     """The address of the request is too long."""
 
-    status, code, message = 414, "URI_TOO_LONG", "The address is too long."
+    status, code, message = 414, "URI_TOO_LONG", "The URL is too long."
 
 
 class UnsupportedMediaType(ApiError):
@@ -131,7 +131,7 @@ class UnsupportedMediaType(ApiError):
 class EncodedBody(UnsupportedMediaType):
     """The body is compressed; the response names the encodings that are taken."""
 
-    message = "Send the body as it is, without Content-Encoding."
+    message = "Send the body uncompressed, without Content-Encoding."
 
 
 class ValidationFailed(ApiError):
@@ -162,7 +162,7 @@ class TooManyRequests(ApiError):
 class HeadersTooLarge(ApiError):
     """The request has too many headers, or one that is too long."""
 
-    status, code, message = 431, "HEADERS_TOO_LARGE", "The headers are too large."
+    status, code, message = 431, "HEADERS_TOO_LARGE", "The request headers are too large."
 
 
 class ServiceUnavailable(ApiError):

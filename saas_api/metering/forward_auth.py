@@ -15,7 +15,7 @@ from saas_api.usage import quantity_text
 class NoRoute(NotFound):
     """No route of the service matches the request, and its routes do not admit others."""
 
-    code, message = "NO_ROUTE", "There is nothing here."
+    code, message = "NO_ROUTE", "Not found."
 
 
 @dataclass(frozen=True)

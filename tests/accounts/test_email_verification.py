@@ -66,7 +66,7 @@ def test_unknown_used_expired_and_foreign_tokens_get_the_same_response(
     expire_links(superuser)
     errors.append(post_auth(client, "/verify-email", token=expired).json["error"])
     assert {(error["code"], error["message"], str(error["details"])) for error in errors} == {
-        ("INVALID_TOKEN", "This link is not valid, or no longer.", "{}")
+        ("INVALID_TOKEN", "This link is invalid or has expired.", "{}")
     }
     assert not is_verified(client, carol)
 

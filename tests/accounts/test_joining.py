@@ -114,7 +114,7 @@ def test_unusable_invitation_tokens_get_the_same_response(client: FlaskClient, a
     unusable = ("x", "x" * 43, used, declined, expired, foreign)
     errors = [accept(client, token, password=NEW_PASSWORD).json["error"] for token in unusable]
     assert {(error["code"], error["message"], str(error["details"])) for error in errors} == {
-        ("INVALID_TOKEN", "This link is not valid, or no longer.", "{}")
+        ("INVALID_TOKEN", "This link is invalid or has expired.", "{}")
     }
 
 

@@ -111,7 +111,7 @@ def test_unusable_reset_tokens_get_the_same_response(
     expire_links(superuser)
     errors.append(reset(client, expired).json["error"])
     assert {(error["code"], error["message"], str(error["details"])) for error in errors} == {
-        ("INVALID_TOKEN", "This link is not valid, or no longer.", "{}")
+        ("INVALID_TOKEN", "This link is invalid or has expired.", "{}")
     }
     assert session_statuses(client, carol) == [200, 200]
 

@@ -80,9 +80,7 @@ def test_session_of_another_user_is_not_found(client: FlaskClient, alice: User, 
     [foreign_id] = [session["id"] for session in sessions(client, bob)["sessions"]]
     session_ids = (foreign_id, ids.format_id("ses", ids.new_id()), "garbage")
     responses = [revoke(client, alice, session_id).json["error"] for session_id in session_ids]
-    assert {(response["code"], response["message"]) for response in responses} == {
-        ("NOT_FOUND", "There is nothing here.")
-    }
+    assert {(response["code"], response["message"]) for response in responses} == {("NOT_FOUND", "Not found.")}
     assert me(client, bob.token).status_code == 200
 
 

@@ -206,7 +206,7 @@ def test_record_prints_the_offline_payment_as_list_shows_it(app: Flask, acme: Pa
     [
         (["billing", "release", f"org_{1:032x}"], "There is no organization org_"),
         (["billing", "finalize", f"org_{1:032x}", f"inv_{1:032x}"], "There is no organization org_"),
-        (["payments", "resolve", f"pay_{1:032x}"], "NOT_FOUND: There is nothing here."),
+        (["payments", "resolve", f"pay_{1:032x}"], "NOT_FOUND: Not found."),
     ],
 )
 def test_an_unknown_subject_is_one_line_with_exit_code_1(app: Flask, arguments: list[str], message: str) -> None:

@@ -210,7 +210,7 @@ def test_error_of_a_service_is_one_line_with_its_code(app: Flask, alice: User) -
     result = run(app, "billing", "void", alice.organization_id, nothing, "--reason", "wrong tax id")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines() == [
-        "NOT_FOUND: There is nothing here. Look whether the id is whole and of this organization."
+        "NOT_FOUND: Not found. Look whether the id is whole and of this organization."
     ]
 
 

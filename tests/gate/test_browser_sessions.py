@@ -203,7 +203,7 @@ def test_preferences_are_stored_and_invalid_ones_rejected(app: Flask, alice: Use
 def test_console_is_not_found_for_other_users(app: Flask, alice: User) -> None:
     response = Browser(app, alice).open("/admin")
     assert response.status_code == 404
-    assert "There is nothing here." in response.text
+    assert "Not found." in response.text
 
 
 def test_operator_without_organization_signs_in_to_the_console(app: Flask, client: FlaskClient) -> None:
@@ -227,7 +227,7 @@ def test_form_of_one_organization_is_rejected_in_another(
     browser.submit(HOME, "/dashboard/switch", organization_id=carol.organization_id)
     response = browser.send("/dashboard/settings", {**form, "name": "Renamed by mistake"})
     assert response.status_code == 400
-    assert "it acts in <strong>Carol &amp; Co</strong>" in response.text
+    assert "apply it to <strong>Carol &amp; Co</strong>" in response.text
     assert (
         client.get("/api/v1/organization", headers=carol.headers).json["data"]["organization"]["name"] == "Carol & Co"
     )
@@ -247,13 +247,13 @@ def test_signing_in_again_continues_in_the_last_organization(
     client.post("/api/v1/auth/logout", headers=alice.headers)
     refused = browser.send(STEPS, form)
     sign_in_form = {**form_of(refused, "/login"), "email": alice.email, "password": PASSWORD}
-    assert "it acts in <strong>Carol &amp; Co</strong>" in browser.send("/login", sign_in_form).text
+    assert "apply it to <strong>Carol &amp; Co</strong>" in browser.send("/login", sign_in_form).text
 
 
 def test_fragment_without_a_session_does_not_redirect(app: Flask) -> None:
     response = Browser(app).open("/dashboard/messages", **{"HX-Request": "true"})
     assert response.status_code == 401
-    assert "What you typed is still here" in response.text
+    assert "Your input is preserved" in response.text
     assert "HX-Redirect" not in response.headers
 
 

@@ -11,19 +11,19 @@ from saas_api.core.web import forms, http, pages
 from saas_api.core.web.forms import FormExpired
 
 ERROR_HELP = {
-    400: "What arrived cannot be read. Go back, reload the page and try again.",
-    403: "Your role does not include this. Ask an owner or an admin of your organization.",
-    404: "The address may be mistyped, or what it led to belongs to another account or is gone.",
-    405: "This address is not meant to be opened like that.",
-    408: "The request did not arrive completely. Check your connection, then try again.",
-    409: "Something changed meanwhile. Go back, reload the page and try again.",
-    413: "What you sent is larger than this page accepts.",
-    414: "The address is longer than any address of this site. Go back, and follow the link again.",
-    422: "Something in the address is not valid. Go back and choose again.",
-    429: "You did this too often in a short time. Wait a moment, then try again.",
-    431: "Your browser sent more than this site reads. Delete the cookies of this site, then try again.",
-    500: "The mistake is ours and was written down. Try again; if it happens again, tell us the request id.",
-    503: "Something we need does not answer right now. Nothing was lost; try again shortly.",
+    400: "We couldn't read the request. Go back, reload the page and try again.",
+    403: "If you need access, ask an owner or admin of your organization.",
+    404: "This page does not exist, or you do not have access to it.",
+    405: "This page can't be opened directly. Go back and use the form or link.",
+    408: "We did not receive the complete request. Check your connection, then try again.",
+    409: "This was changed in the meantime. Go back, reload the page and try again.",
+    413: "Your input is larger than this page accepts.",
+    414: "The URL is too long. Go back and follow the link again.",
+    422: "Part of the URL is invalid. Go back and try again.",
+    429: "You made too many requests in a short time. Wait a moment, then try again.",
+    431: "Your browser sent too much data. Delete the cookies of this site, then try again.",
+    500: "We have logged the error. Try again. If it persists, contact support with the request ID.",
+    503: "Part of our service is not responding. No data was lost. Try again shortly.",
 }
 _PATHS_OF_PROGRAMS = ("/api/", "/gate")
 
@@ -96,7 +96,7 @@ def _login_response() -> Response:
     if pages.is_htmx_fragment() and "X-Poll" in request.headers:
         return Response("", 204)
     if pages.is_htmx_fragment():
-        text = "Your session has ended. What you typed is still here: send it, and you are asked to sign in."
+        text = "Your session has ended. Your input is preserved. Submit it to sign in again."
         return Response(text, 401, mimetype="text/plain")
     if request.method in http.SAFE_METHODS:
         path = request.full_path.rstrip("?")

@@ -278,7 +278,7 @@ def test_page_that_cannot_be_read_is_a_page_of_the_product(web: WebServer) -> No
         response = web.get(path, *headers)
         assert response.startswith(b"HTTP/1.1 " + status)
         assert b"X-Frame-Options: DENY" in response
-        assert b"Request id" in response
+        assert b"Request ID" in response
 
 
 def test_long_address_has_the_error_envelope_of_granian_too(granian: WebServer) -> None:
