@@ -26,7 +26,8 @@ _USERS = sa.text("SELECT id, coalesce(nullif(full_name, ''), email) FROM users W
 _KEYS = sa.text("SELECT id, name FROM api_keys WHERE organization_id = :organization_id AND id = ANY (:ids)")
 
 
-ACTOR_KINDS = {"user": "People", "api_key": "API keys", "operator": "Operators", "system": "The platform"}
+ACTOR_KINDS = {"user": "Members", "api_key": "API keys", "operator": "Support", "system": "System"}
+ACTOR_LABELS = {"user": "A former member", "api_key": "An API key", "system": "System"}
 _COLUMNS = (
     "id",
     "at",
@@ -91,6 +92,7 @@ def index() -> Response:
         pretty=_format_data,
         form=form,
         kinds=ACTOR_KINDS,
+        labels=ACTOR_LABELS,
         members=members.get_team(engine.session(), organization.id).members,
         zone=organization.timezone,
         older=url_for(".index", **filters, cursor=page.next_cursor) if page and page.next_cursor else "",
@@ -107,7 +109,7 @@ def _list_events(organization: Organization, query: dict[str, Any], limit: int) 
 def _csv(organization: Organization, query: dict[str, Any]) -> Response:
     page = _list_events(organization, {**query, "cursor": None}, MAX_EXPORT_ROWS)
     if page.next_cursor:
-        raise ValidationFailed.at_field("start_date", f"More than {MAX_EXPORT_ROWS:,} entries; choose fewer days.")
+        raise ValidationFailed.at_field("start_date", f"More than {MAX_EXPORT_ROWS:,} entries. Choose fewer days.")
     rows = [_csv_row(entry, organization.timezone) for entry in page.items]
     return pages.csv_response("audit-log.csv", _COLUMNS, rows)
 

@@ -47,11 +47,11 @@ GRANT_KIND_LABELS = {
     GrantKind.CARRY: "Carried over",
 }
 CREDIT_ENTRY_REASON_LABELS = {
-    CreditEntryReason.APPLY: "Used on an invoice",
-    CreditEntryReason.UNAPPLY: "Given back by an invoice",
+    CreditEntryReason.APPLY: "Applied to an invoice",
+    CreditEntryReason.UNAPPLY: "Returned from an invoice",
     CreditEntryReason.EXPIRE: "Expired",
     CreditEntryReason.VOID: "Withdrawn",
-    CreditEntryReason.PAYOUT: "Paid back",
+    CreditEntryReason.PAYOUT: "Paid out",
 }
 
 
@@ -132,7 +132,7 @@ def _table(query: Mapping[str, Any]) -> Response:
         year=query["year"],
     )
     if page.next_cursor:
-        raise ValidationFailed.at_field("year", f"More than {MAX_EXPORT_ROWS:,} invoices; choose a year.")
+        raise ValidationFailed.at_field("year", f"More than {MAX_EXPORT_ROWS:,} invoices. Choose a year.")
     today = clock.now().astimezone(time_zones.get_zone(context.current_zone()))
     rows = [_csv_row(invoice) for invoice in page.items]
     return pages.csv_response(f"invoices-{today:%Y-%m-%d}.csv", INVOICE_CSV_COLUMNS, rows)

@@ -57,7 +57,7 @@ def require_live_mode() -> None:
     raises: Conflict
     """
     if g.principal.mode == KeyMode.TEST and request.method not in http.SAFE_METHODS:
-        raise Conflict("Billing has no test mode. Show live data to change it.")
+        raise Conflict("Billing has no test mode. Switch to live data to make changes.")
 
 
 def check_confirmation(text: str, expected: str) -> None:

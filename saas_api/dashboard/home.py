@@ -256,7 +256,7 @@ def _steps() -> list[dict[str, Any]] | None:
         ("Send your first message", "/dashboard/messages/new", progress.has_message, "messages:test"),
         ("Add a webhook endpoint", "/dashboard/webhooks/new", progress.has_endpoint, "webhooks:write"),
         ("Invite a member", "/dashboard/team", progress.has_invited, "members:write"),
-        ("Choose a spend cap", "/dashboard/billing/spending", progress.has_cap, "spend-cap:write"),
+        ("Set a spend cap", "/dashboard/billing/spending", progress.has_cap, "spend-cap:write"),
     ]
     if progress.has_usage and not progress.has_message:  # it calls other services only
         steps = [step for step in steps if step[3] != "messages:test"]

@@ -42,7 +42,7 @@ _ENDS = {
     PaymentStatus.SUCCEEDED: ("Paid", "ok"),
     PaymentStatus.FAILED: ("Payment declined", "bad"),
     PaymentStatus.CANCELED: ("Payment canceled", "plain"),
-    PaymentStatus.QUARANTINED: ("Payment is being looked at", "warn"),
+    PaymentStatus.QUARANTINED: ("Payment under review", "warn"),
 }
 
 
@@ -162,11 +162,13 @@ def _steps(view: InvoiceWithLines, attempts: Any) -> Iterator[dict[str, Any]]:
     if invoice.status == InvoiceStatus.PAID and not any(
         payment.status == PaymentStatus.SUCCEEDED for payment in attempts
     ):
-        steps.append((invoice.paid_at, "Paid", "ok", "By wallet credit or credit notes; no money was asked for."))
+        steps.append(
+            (invoice.paid_at, "Paid", "ok", "Covered by wallet credit or credit notes. No payment was required.")
+        )
     if invoice.voided_at:
-        steps.append((invoice.voided_at, "Void", "bad", "Nothing is owed on it."))
+        steps.append((invoice.voided_at, "Void", "bad", "Nothing is due on this invoice."))
     if invoice.status == InvoiceStatus.UNCOLLECTIBLE:
-        steps.append((None, "Written off", "bad", "It can still be paid."))
+        steps.append((None, "Written off", "bad", "This invoice can still be paid."))
     for at, text, kind, more in sorted(steps, key=lambda step: (step[0] is None, step[0] or clock.now())):
         time = templating.format_datetime(at, view.timezone) if at else ""
         yield {"text": text, "time": time, "kind": kind, "note": more}
@@ -176,7 +178,7 @@ def _payment_attempts(payment: Payment) -> Iterator[tuple[datetime | None, str, 
     provider = PROVIDER_LABELS.get(payment.provider, payment.provider)
     amount = f"{formatting.format_money(payment.amount_minor, payment.currency)}, {provider}"
     if payment.provider != "offline":
-        yield payment.created_at, "Payment begun", "info", amount
+        yield payment.created_at, "Payment started", "info", amount
     if payment.status in _ENDS:
         text, kind = _ENDS[payment.status]
         parts = [formatting.format_money(payment.captured_minor, payment.currency)] if payment.captured_minor else []

@@ -38,19 +38,19 @@ from saas_api.usage.reports import TimeseriesRange
 bp = Blueprint("keys", __name__)
 
 KEY_AUDIT_ACTIONS = 20
-_PLATFORM, _GONE = "The platform", "A former member"
+_PLATFORM, _GONE = "System", "A former member"
 
 
 SCOPE_PRESETS = {"all": None, "send": ["messages:write"], "read": ["messages:read", "usage:read"]}
 _PRESET_TEXTS = {
-    "all": ("Full access", "Every scope, also of services that are added later."),
+    "all": ("Full access", "All scopes, including those of services added later."),
     "send": ("Send messages", "Only messages:write."),
     "read": ("Read messages and usage", "Only messages:read and usage:read."),
 }
 _SCOPE_NOTES = {
     "messages:write": "Send and cancel messages.",
-    "messages:read": "See messages and their states.",
-    "usage:read": "See usage and what it costs.",
+    "messages:read": "View messages and their status.",
+    "usage:read": "View usage and its cost.",
 }
 EXPIRIES = ("never", "30", "90", "365", "date")
 DAYS, LAST_YEAR = 30, 9_998
@@ -202,7 +202,9 @@ def list_key_audit(session: Session, organization_id: UUID, key_id: UUID) -> lis
 
 
 def _actor_name(actor_type: str) -> str:
-    return {"user": _GONE, "api_key": "An API key", "operator": "An operator"}.get(actor_type, _PLATFORM)
+    return {"user": _GONE, "api_key": "An API key", "operator": f"{setting('SELLER_NAME')} support"}.get(
+        actor_type, _PLATFORM
+    )
 
 
 class KeyUpdateForm(KeyUpdate):
@@ -246,7 +248,7 @@ class KeyForm(KeyIn):
 class RevokeKeyForm(StrictSchema):
     """The name of the key, typed to confirm."""
 
-    confirm = Text(required=True, maximum=100, error_messages={"required": "Type the name of the key."})
+    confirm = Text(required=True, maximum=100, error_messages={"required": "Type the name of the key to confirm."})
 
 
 @bp.get("/api-keys")
@@ -340,7 +342,9 @@ def update(key_id: UUID, body: dict[str, Any]) -> Any:
     if last_day != _last_day(key.expires_at):
         body["expires_at"] = _end_of_day(last_day) if last_day else None
     keys.update_key(engine.session(), g.principal, key_id, body)
-    return pages.redirect_to("dashboard.keys.show", key_id=key_id, _notice="Saved. It acts on the next request.")
+    return pages.redirect_to(
+        "dashboard.keys.show", key_id=key_id, _notice="Changes saved. They apply to the next request."
+    )
 
 
 @bp.get('/api-keys/<id("key"):key_id>/roll')
@@ -371,7 +375,7 @@ def rotate(key_id: UUID, body: dict[str, Any]) -> Response:
 def revoke_previous_secret(key_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Revoke the previous secret of a rotated key."""
     keys.revoke_previous_secrets(engine.session(), g.principal, key_id)
-    notice = "The old secret has ended. It is refused from now on."
+    notice = "Old secret revoked. Requests with it are rejected immediately."
     return pages.redirect_to("dashboard.keys.show", key_id=key_id, _notice=notice)
 
 
@@ -397,10 +401,12 @@ def revoke_form(key_id: UUID, form: Form | None = None) -> Response:
 def revoke(key_id: UUID, body: dict[str, Any]) -> Any:
     """Revoke a key."""
     if body["confirm"].strip() != _get(key_id).name.strip():
-        raise ValidationFailed.at_field("confirm", "Type the name exactly as it is shown.")
+        raise ValidationFailed.at_field("confirm", "Type the name exactly as shown.")
     revoked = keys.revoke_key(engine.session(), g.principal, key_id)
     return pages.redirect_to(
-        "dashboard.keys.show", key_id=key_id, _notice=f"{revoked.name} is revoked. It is refused from now on."
+        "dashboard.keys.show",
+        key_id=key_id,
+        _notice=f"{revoked.name} revoked. Requests with it are rejected immediately.",
     )
 
 
@@ -423,7 +429,7 @@ def _chart(usage: KeyUsage, days: DateRange) -> Chart:
         (formatting.format_day(day), tally.success_count, tally.failed_count, tally.limited_count)
         for day, tally in usage.by_day.items()
     ]
-    names = ("Accepted", "Failed", "Rate limited")
+    names = ("Accepted", "Rejected", "Rate limited")
     return charts.bar_chart("key-requests", f"Requests per day ({days.zone.key})", points, series=names)
 
 
@@ -460,14 +466,16 @@ def _check_rate(body: Mapping[str, Any]) -> None:
     if requested is not None:
         limit = plan_rate_limit(engine.session(), context.current_organization_id())
         if requested > limit:
-            raise ValidationFailed.at_field("rate_limit_per_minute", f"Your plan allows {limit:,} requests a minute.")
+            raise ValidationFailed.at_field(
+                "rate_limit_per_minute", f"Your plan allows at most {limit:,} requests per minute."
+            )
 
 
 def _expiry(body: Mapping[str, Any]) -> datetime | None:
     """Returns when a new key expires: a number of days from now, or at the end of a local day."""
     if body["expiry"] == "date":
         if body["expires_on"] is None:
-            raise ValidationFailed.at_field("expires_on", "Say on which day it ends.")
+            raise ValidationFailed.at_field("expires_on", "Choose the day on which the key expires.")
         return _end_of_day(body["expires_on"])
     return None if body["expiry"] == "never" else clock.now() + timedelta(days=int(body["expiry"]))
 
@@ -475,10 +483,10 @@ def _expiry(body: Mapping[str, Any]) -> datetime | None:
 def _end_of_day(day: date) -> datetime:
     """Returns the end of a local day that has not passed."""
     if day.year >= LAST_YEAR:
-        raise ValidationFailed.at_field("expires_on", "Outside the calendar.")
+        raise ValidationFailed.at_field("expires_on", "Choose an earlier date.")
     end = ranges.day_start(day + timedelta(days=1), time_zones.get_zone(context.current_zone()))
     if end <= clock.now():
-        raise ValidationFailed.at_field("expires_on", "This day has passed.")
+        raise ValidationFailed.at_field("expires_on", "This day is in the past.")
     return end
 
 

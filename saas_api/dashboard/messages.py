@@ -57,16 +57,16 @@ RANGE_LABELS = {
     "custom": "Custom dates",
 }
 FAILURE_REASON_LABELS = {
-    "bounced": "The mailbox refused it.",
-    "content_refused": "The provider refused the text.",
-    "expired": "It could not be handed over within 24 hours.",
+    "bounced": "The mailbox rejected the message.",
+    "content_refused": "The provider rejected the content.",
+    "expired": "The message could not be sent within 24 hours.",
     "invalid_recipient": "The number or address does not exist.",
-    "opted_out": "The recipient does not want messages.",
-    "poisoned": "Handling it failed too often.",
-    "provider_unavailable": "The provider did not answer.",
+    "opted_out": "The recipient has opted out.",
+    "poisoned": "Processing failed too many times.",
+    "provider_unavailable": "The provider did not respond.",
     "unreachable": "The recipient could not be reached.",
-    "unsendable": "The provider cannot send such a message.",
-    "unsupported_recipient": "The provider does not serve such addresses.",
+    "unsendable": "The provider can't send this type of message.",
+    "unsupported_recipient": "The provider doesn't support this recipient.",
 }
 _ENDS = {
     MessageStatus.DELIVERED: ("Delivered", "ok"),
@@ -275,10 +275,12 @@ def segment_count(body: dict[str, Any]) -> Response:  # noqa: ARG001 - the form 
 def send(body: dict[str, Any]) -> Any:
     """Send a test message."""
     if not limiter.limiter.limiter.hit(TEST_MESSAGES_PER_MINUTE, str(context.current_organization_id()), "trials"):
-        raise TooManyRequests("At most 30 test messages a minute. Wait a moment, then send it again.")
+        raise TooManyRequests("You can send at most 30 test messages per minute. Wait a moment, then try again.")
     message = messages.send_test_message(engine.session(), g.principal, body)
     return pages.redirect_to(
-        "dashboard.messages.show", message_id=message.id, _notice="Accepted. This page shows what becomes of it."
+        "dashboard.messages.show",
+        message_id=message.id,
+        _notice="Message accepted. This page updates as it is delivered.",
     )
 
 
@@ -288,7 +290,9 @@ def send(body: dict[str, Any]) -> Any:
 def cancel(message_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Cancel a queued message."""
     messages.cancel_message(engine.session(), g.principal, message_id)
-    return pages.redirect_to("dashboard.messages.show", message_id=message_id, _notice="Canceled and refunded.")
+    return pages.redirect_to(
+        "dashboard.messages.show", message_id=message_id, _notice="Message canceled. You are not charged for it."
+    )
 
 
 def _sms_text(values: Mapping[str, Any]) -> str:
@@ -319,9 +323,9 @@ def _steps(message: Message, zone: str) -> list[dict[str, Any]]:
     tried = templating.pluralize(message.attempts, "attempt")
     steps = [{"text": "Accepted", "time": templating.format_datetime(message.accepted_at, zone), "kind": "ok"}]
     if message.status == MessageStatus.SENDING:
-        steps.append({"text": "With the provider", "time": "now", "kind": "info", "note": reason})
+        steps.append({"text": "Sending", "time": "now", "kind": "info", "note": reason})
     elif message.status == MessageStatus.QUEUED:
-        text = f"Waiting for its next attempt after {tried}" if message.attempts else "Waiting for its first attempt"
+        text = f"Waiting for the next attempt after {tried}" if message.attempts else "Waiting for the first attempt"
         steps.append(
             {"text": text, "time": templating.format_datetime(message.next_at, zone), "kind": "info", "note": reason}
         )

@@ -120,11 +120,11 @@ def _rows(
     groups = usage_costs.usage_by_group(session, organization_id, days, {**query, "group_by": _GROUP_BY.get(tab, tab)})
     for group, usage in groups.items():
         if tab == "key":
-            heading = names.get(group) or ids.format_id("key", group) if isinstance(group, UUID) else "By hand"
+            heading = names.get(group) or ids.format_id("key", group) if isinstance(group, UUID) else "Dashboard"
         elif tab == "endpoint":
             heading = " ".join(sources.get_endpoint(str(group))).strip()
         else:
-            heading = "Not given" if group is None else str(group)
+            heading = "Not set" if group is None else str(group)
         yield UsageOfGroup(group, heading, usage)
 
 
@@ -137,7 +137,7 @@ def _chart(
     starts = ranges.bucket_starts(days, interval)
     series = usage_costs.usage_series(session, organization_id, days, query)
     columns = {
-        "Not given" if group is None else str(group): [point.quantity for point in points]
+        "Not set" if group is None else str(group): [point.quantity for point in points]
         for group, points in series.items()
     }
     if not is_split:

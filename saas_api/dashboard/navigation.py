@@ -149,25 +149,25 @@ def _is_current(path: str) -> bool:
 def _banner(state: OrganizationState, organization: Organization) -> Banner | None:
     if g.principal.is_impersonating:
         return Banner(
-            "warn", f"You are viewing {organization.name}.", "Nothing can be changed.", can_end_impersonation=True
+            "warn", f"You are viewing {organization.name}.", "You can't make changes.", can_end_impersonation=True
         )
     if state.status == OrganizationStatus.SUSPENDED:
-        return Banner("bad", "This organization is suspended.", "API keys are refused. Contact the operator.")
+        return Banner("bad", "This organization is suspended.", "Requests with API keys are rejected. Contact support.")
     if state.status == OrganizationStatus.CLOSED:
-        text = "Its API keys are revoked. You can read everything, and pay what is due."
-        return Banner("info", "This organization is closed.", text, f"{DASHBOARD_ROOT}/billing", "See invoices")
+        text = "API keys are revoked. You can still view all data and pay invoices."
+        return Banner("info", "This organization is closed.", text, f"{DASHBOARD_ROOT}/billing", "View invoices")
     return _unpaid(state) or _minor_banner(state)
 
 
 def _unpaid(state: OrganizationState) -> Banner | None:
     billing = f"{DASHBOARD_ROOT}/billing"
     if state.standing == BillingStanding.SUSPENDED:
-        text = "API keys are refused until the overdue invoices are paid."
-        return Banner("bad", "This organization is suspended.", text, billing, "See invoices")
+        text = "Requests with API keys are rejected until overdue invoices are paid."
+        return Banner("bad", "This organization is suspended.", text, billing, "View invoices")
     if state.standing == BillingStanding.RESTRICTED:
-        return Banner("bad", "Sending is stopped.", "An invoice is overdue.", billing, "Pay the invoice")
+        return Banner("bad", "Sending is stopped.", "An invoice is overdue.", billing, "Pay invoice")
     if state.is_past_due:
-        return Banner("warn", "An invoice is past due.", "Pay it to keep sending.", billing, "See invoices")
+        return Banner("warn", "An invoice is past due.", "Pay it to keep sending.", billing, "View invoices")
     return _spend_cap()
 
 
@@ -176,19 +176,19 @@ def _spend_cap() -> Banner | None:
     account = running_period.find_account(session, g.principal.organization_id, now)
     if account is None or not spend_cap.is_cap_reached(session, account.profile, account.period, account.stages, now):
         return None
-    text = "Calls that would cost more are refused until it is raised or the next period begins."
+    text = "Calls that would exceed it are rejected until you raise the cap or the next period starts."
     if account.profile.spend_cap_action == "alert":
-        text = "Nothing is refused: this cap only notifies you."
-    return Banner("warn", "The spend cap is reached.", text, f"{DASHBOARD_ROOT}/billing/spending", "See the cap")
+        text = "Calls are not rejected: this cap only notifies you."
+    return Banner("warn", "The spend cap is reached.", text, f"{DASHBOARD_ROOT}/billing/spending", "View cap")
 
 
 def _minor_banner(state: OrganizationState) -> Banner | None:
     if not g.principal.email_verified:
-        text = "Open the link in the mail we sent you."
-        return Banner("info", "Verify your email address.", text, f"{DASHBOARD_ROOT}/account", "Send the link again")
+        text = "Open the link in the email we sent you."
+        return Banner("info", "Verify your email address.", text, f"{DASHBOARD_ROOT}/account", "Resend link")
     if state.disabled_endpoints:
-        text = "It failed for too long, so events are not sent to it."
-        return Banner("warn", "A webhook endpoint is disabled.", text, f"{DASHBOARD_ROOT}/webhooks", "See endpoints")
+        text = "Deliveries failed for too long, so events are no longer sent to it."
+        return Banner("warn", "A webhook endpoint is disabled.", text, f"{DASHBOARD_ROOT}/webhooks", "View endpoints")
     return None
 
 
@@ -197,4 +197,4 @@ def _test_notice() -> str | None:
         return None
     if any(_is_current(path) for path in SECTIONS_WITH_TEST_DATA):
         return "Nothing here is delivered or billed."
-    return "This page has no test mode: it shows live data, and what you change is live."
+    return "This page has no test mode. It shows live data, and your changes are live."

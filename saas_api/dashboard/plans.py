@@ -198,9 +198,11 @@ def change_plan(code: str, body: dict[str, Any]) -> Any:
     except (AlreadyOnPlan, CurrencyFixed) as cause:
         return pages.redirect_to("dashboard.plans.index", _notice=cause.message)
     if change.version.id != body["version"]:
-        raise Conflict("The plan was changed meanwhile. Look at the amounts again; nothing was changed.")
-    notice = f"The plan is {change.version.name} now."
+        raise Conflict(
+            "This plan was updated in the meantime and nothing was changed. Review the amounts and try again."
+        )
+    notice = f"You are now on the {change.version.name} plan."
     if change.is_scheduled:
         effective_on = formatting.format_date(change.effective_at, change.period.timezone)
-        notice = f"The plan will be {change.version.name} from {effective_on} on."
+        notice = f"Your plan changes to {change.version.name} on {effective_on}."
     return pages.redirect_to("dashboard.plans.index", _notice=notice)

@@ -52,7 +52,7 @@ def switch_organization() -> Any:
     session = sessions.switch_organization(g.principal, body["organization_id"], TokenAudience.PAGES)
     g.tokens = session.tokens
     return pages.redirect_to(
-        "/dashboard", _notice=f"You are in {session.organization.name} now." if session.organization else ""
+        "/dashboard", _notice=f"Switched to {session.organization.name}." if session.organization else ""
     )
 
 

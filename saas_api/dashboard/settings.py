@@ -18,7 +18,7 @@ from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import Forbidden
 from saas_api.core.fields import DisplayName, Email, Name, StrictSchema, Text
-from saas_api.core.web import pages
+from saas_api.core.web import pages, templating
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context
 
@@ -104,7 +104,7 @@ def update_organization(body: dict[str, Any]) -> Any:
     profiles.set_billing_details(
         engine.session(), g.principal, BillingDetails(body["legal_name"], body["address"], body["tax_id"])
     )
-    return pages.redirect_to("dashboard.settings.organization_settings", _notice="Saved.")
+    return pages.redirect_to("dashboard.settings.organization_settings", _notice="Changes saved.")
 
 
 @bp.post("/settings/billing-email")
@@ -113,7 +113,7 @@ def update_organization(body: dict[str, Any]) -> Any:
 def send_billing_email_link(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Send the link that verifies the billing address again."""
     billing_email.request_verification(engine.session(), g.principal)
-    return pages.redirect_to("dashboard.settings.organization_settings", _notice="A new link is on its way.")
+    return pages.redirect_to("dashboard.settings.organization_settings", _notice="We sent a new link.")
 
 
 @bp.get("/settings/close")
@@ -130,7 +130,7 @@ def close_form(form: Form | None = None) -> Response:
 def close_organization(body: dict[str, Any]) -> Any:
     """Close the organization for good."""
     organization_closing.close_as_owner(engine.session(), g.principal, body["name"])
-    return pages.redirect_to("dashboard.billing.index", _notice="The organization is closed.")
+    return pages.redirect_to("dashboard.billing.index", _notice="Organization closed.")
 
 
 @bp.get("/account")
@@ -156,7 +156,7 @@ def account_settings(form: Form | None = None) -> Response:
 def update_name(body: dict[str, Any]) -> Any:
     """Change the user's name."""
     users.update_name(g.principal, body["full_name"])
-    return pages.redirect_to("dashboard.settings.account_settings", _notice="Saved.")
+    return pages.redirect_to("dashboard.settings.account_settings", _notice="Changes saved.")
 
 
 @bp.get("/account/password")
@@ -173,7 +173,7 @@ def change_password_form(form: Form | None = None) -> Response:
 def change_password(body: dict[str, Any]) -> Any:
     """Change the user's password and end their other sessions."""
     passwords.change_password(g.principal, **body)
-    notice = "The password was changed. Your other sessions have ended."
+    notice = "Password changed. Your other sessions have ended."
     return pages.redirect_to("dashboard.settings.account_settings", _notice=notice)
 
 
@@ -185,7 +185,7 @@ def send_verification_email(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the 
     """Send the verification link again."""
     users.request_email_verification(g.principal)
     return pages.redirect_to(
-        "dashboard.settings.account_settings", _notice="A new link is on its way. Older ones lead nowhere."
+        "dashboard.settings.account_settings", _notice="We sent a new link. Older links no longer work."
     )
 
 
@@ -195,9 +195,9 @@ def send_verification_email(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the 
 def revoke_session(session_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """End another session of the user."""
     if session_id == g.principal.session_id:
-        raise Forbidden("This is the session you are in; sign out to end it.")
+        raise Forbidden("This is your current session. Sign out to end it.")
     sessions.revoke_session(g.principal, session_id)
-    return pages.redirect_to("dashboard.settings.account_settings", _notice="The session has ended.")
+    return pages.redirect_to("dashboard.settings.account_settings", _notice="Session ended.")
 
 
 @bp.post("/account/sessions/end-others")
@@ -206,4 +206,5 @@ def revoke_session(session_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG0
 def revoke_other_sessions(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """End all other sessions of the user."""
     count = sessions.revoke_other_sessions(g.principal)
-    return pages.redirect_to("dashboard.settings.account_settings", _notice=f"Other sessions that have ended: {count}.")
+    notice = f"{templating.pluralize(count, 'other session')} ended."
+    return pages.redirect_to("dashboard.settings.account_settings", _notice=notice)

@@ -95,9 +95,7 @@ def set_cap(body: dict[str, Any]) -> Any:
     """Set or remove the spend cap."""
     amount = body["amount"]
     spend_cap.set_spend_cap(engine.session(), g.principal, amount, body["action"])
-    return pages.redirect_to(
-        TEMPLATE, _notice="The spend cap is changed." if amount is not None else "There is no spend cap now."
-    )
+    return pages.redirect_to(TEMPLATE, _notice="Spend cap saved." if amount is not None else "Spend cap removed.")
 
 
 @bp.post("/billing/spending/alerts")
@@ -107,11 +105,11 @@ def add_alert(body: dict[str, Any]) -> Any:
     """Add an alert."""
     rules, rule = _alert_rules(), AlertRuleInput(**body)
     if rule in rules.values():
-        raise ValidationFailed.at_field("threshold", "There is such an alert already.")
+        raise ValidationFailed.at_field("threshold", "This alert already exists.")
     if len(rules) >= MAX_ALERTS:
-        raise ValidationFailed.at_field("subject", f"At most {MAX_ALERTS} alerts. Remove one first.")
+        raise ValidationFailed.at_field("subject", f"You can have at most {MAX_ALERTS} alerts. Remove one first.")
     _save_alerts([*rules.values(), rule])
-    return pages.redirect_to(TEMPLATE, _notice="The alert is added.")
+    return pages.redirect_to(TEMPLATE, _notice="Alert added.")
 
 
 @bp.post('/billing/spending/alerts/<id("alr"):rule_id>/switch')
@@ -124,7 +122,7 @@ def toggle_alert(rule_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - 
         raise NotFound
     toggled = replace(rules[rule_id], is_enabled=not rules[rule_id].is_enabled)
     _save_alerts(list({**rules, rule_id: toggled}.values()))
-    return pages.redirect_to(TEMPLATE, _notice=f"The alert is switched {'on' if toggled.is_enabled else 'off'}.")
+    return pages.redirect_to(TEMPLATE, _notice=f"Alert turned {'on' if toggled.is_enabled else 'off'}.")
 
 
 @bp.post('/billing/spending/alerts/<id("alr"):rule_id>/remove')
@@ -135,7 +133,7 @@ def remove_alert(rule_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - 
     rules = _alert_rules()
     rules.pop(rule_id, None)
     _save_alerts(list(rules.values()))
-    return pages.redirect_to(TEMPLATE, _notice="The alert is removed.")
+    return pages.redirect_to(TEMPLATE, _notice="Alert removed.")
 
 
 def describe_alert(

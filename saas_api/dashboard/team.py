@@ -28,35 +28,35 @@ bp = Blueprint("team", __name__)
 
 
 ROLE_DESCRIPTIONS = {
-    MemberRole.OWNER: "Everything, and handing the organization over. There is exactly one.",
-    MemberRole.ADMIN: "Everything but paying, changing plans and changing roles.",
-    MemberRole.MEMBER: "Makes keys and sends test messages.",
-    MemberRole.BILLING: "Pays, changes plans and the spend cap.",
-    MemberRole.VIEWER: "Looks at everything, changes nothing.",
+    MemberRole.OWNER: "Full access, including transfer of ownership. Each organization has exactly one owner.",
+    MemberRole.ADMIN: "Full access, except payments, plan changes, role changes and closing the organization.",
+    MemberRole.MEMBER: "Creates keys and sends test messages.",
+    MemberRole.BILLING: "Pays invoices and changes the plan and the spend cap.",
+    MemberRole.VIEWER: "Views messages, keys, usage, webhook deliveries and invoices. Can't change anything.",
 }
 PERMISSION_DESCRIPTIONS = {
-    "organization:read": "See the organization",
-    "members:read": "See who belongs to it",
-    "keys:read": "See API keys, masked",
-    "billing:read": "See invoices, usage costs and the plan",
-    "webhooks:read": "See webhook deliveries and events",
-    "messages:read": "See messages",
-    "usage:read": "See usage",
+    "organization:read": "View the organization",
+    "members:read": "View members",
+    "keys:read": "View API keys, masked",
+    "billing:read": "View invoices, usage costs and the plan",
+    "webhooks:read": "View webhook deliveries and events",
+    "messages:read": "View messages",
+    "usage:read": "View usage",
     "messages:write": "Send live messages",
     "keys:create": "Create API keys",
     "messages:test": "Send test messages",
-    "messages:cancel": "Cancel messages that wait",
-    "keys:write": "Roll, change and revoke API keys",
-    "audit:read": "Read the audit log",
+    "messages:cancel": "Cancel queued messages",
+    "keys:write": "Edit, rotate and revoke API keys",
+    "audit:read": "View the audit log",
     "organization:write": "Change the organization's settings",
-    "webhooks:write": "Manage webhook endpoints, resend and replay",
+    "webhooks:write": "Manage webhook endpoints, resend deliveries and replay events",
     "members:write": "Invite and remove members",
     "spend-cap:write": "Change the spend cap and alerts",
     "billing:write": "Pay invoices and change the plan",
-    "members:promote": "Change roles and transfer the ownership",
+    "members:promote": "Change roles and transfer ownership",
     "organization:close": "Close the organization",
 }
-INVITATION_SENT_NOTICE = "The invitation is on its way to {}. Its link works for 7 days."
+INVITATION_SENT_NOTICE = "Invitation sent to {}. The link is valid for 7 days."
 
 
 def get_invitation(session: Session, organization_id: UUID, invitation_id: UUID) -> Invitation:
@@ -107,7 +107,8 @@ def change_role_form(user_id: UUID, form: Form | None = None) -> Response:
 def change_role(user_id: UUID, body: dict[str, Any]) -> Any:
     """Change a member's role; it applies to their next request."""
     member = members.change_role(engine.session(), g.principal, user_id, body["role"])
-    return pages.redirect_to("dashboard.team.index", _notice=f"{member.display_name} is {member.role} now.")
+    notice = f"Role of {member.display_name} changed to {member.role.capitalize()}."
+    return pages.redirect_to("dashboard.team.index", _notice=notice)
 
 
 @bp.get('/team/members/<id("usr"):user_id>/remove')
@@ -183,7 +184,7 @@ def transfer_ownership(body: dict[str, Any]) -> Any:
     context.check_confirmation(body["typed"], organization.name)
     members.transfer_ownership(engine.session(), g.principal, body["user_id"])
     member = _member(body["user_id"])
-    notice = f"{member.display_name} owns {organization.name} now. You are an admin."
+    notice = f"{member.display_name} is now the owner of {organization.name}. You are an admin."
     return pages.redirect_to("dashboard.team.index", _notice=notice)
 
 
@@ -247,7 +248,7 @@ def invite(body: dict[str, Any]) -> Any:
 def cancel_invitation(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Revoke an invitation; its link stops working."""
     invitations.revoke_invitation(engine.session(), g.principal, invitation_id)
-    return pages.redirect_to("dashboard.team.index", _notice="The invitation was canceled. Its link leads nowhere.")
+    return pages.redirect_to("dashboard.team.index", _notice="Invitation canceled. Its link no longer works.")
 
 
 @bp.post('/team/invitations/<id("ivt"):invitation_id>/resend')

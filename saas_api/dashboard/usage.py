@@ -152,7 +152,7 @@ def _period(session: Session, organization_id: UUID, now: datetime, zone: ZoneIn
         {"organization_id": organization_id, "now": now, "skipped": int(is_last)},
     ).first()
     if row is None:
-        raise ValidationFailed.at_field("range", "There is no such billing period yet.")
+        raise ValidationFailed.at_field("range", "This billing period does not exist yet.")
     ends = min(row.ends_at - timedelta(microseconds=1), now)
     return DateRange(row.starts_at.astimezone(zone).date(), ends.astimezone(zone).date(), zone)
 
@@ -309,10 +309,10 @@ def _tabs(query: Mapping[str, Any], by_code: Mapping[str, MeterContent]) -> list
     raises: ValidationFailed for an unknown meter or tab
     """
     if query["meter"] and query["meter"] not in by_code:
-        raise ValidationFailed.at_field("meter", "There is no such meter.")
+        raise ValidationFailed.at_field("meter", "This meter does not exist.")
     tabs = [*(meter_usage.tab_choices(by_code[query["meter"]]) if query["meter"] else TABS), PERIOD_TAB]
     if query["tab"] not in [code for code, _ in tabs]:
-        raise ValidationFailed.at_field("tab", "There is no such tab.")
+        raise ValidationFailed.at_field("tab", "This tab does not exist.")
     return tabs
 
 
@@ -405,7 +405,7 @@ def _refused(form: Form) -> Form:
     """Returns the filters with their errors: beside a field, or above the form where the page has no such field."""
     filled, problem = _filled(form), None
     for name in form.errors.keys() - TABLE_FIELDS:
-        problem = f"There is no such {name}: {form.value(name)}"
+        problem = f"Unknown {name}: {form.value(name)}"
     errors = {
         name: reason.replace("start_date", "the first day")
         for name, reason in form.errors.items()
@@ -416,7 +416,7 @@ def _refused(form: Form) -> Form:
 
 def _format_range(days: DateRange) -> str:
     if isinstance(days, HourRange):
-        return "Last 24 hours, the running one included"
+        return "Last 24 hours, including the current hour"
     return formatting.format_days(days.first, days.last)
 
 

@@ -16,7 +16,7 @@ from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import Keyset, Page, PageRequest
 from saas_api.core.fields import PrefixedId, StrictSchema
-from saas_api.core.web import forms, pages
+from saas_api.core.web import forms, pages, templating
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import HTMX_STOP_POLLING, PAGE_SIZE
 from saas_api.dashboard import context
@@ -192,7 +192,7 @@ def show(delivery_id: UUID, form: Form | None = None) -> Response:
 def resend(delivery_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Resend a delivery."""
     delivery = deliveries.resend_delivery(engine.session(), g.principal, delivery_id)
-    notice = "Sent once more, as a new delivery."
+    notice = "Event resent as a new delivery."
     return pages.redirect_to("dashboard.webhook_deliveries.show", delivery_id=delivery.id, _notice=notice)
 
 
@@ -244,7 +244,8 @@ def show_event(event_id: UUID, form: Form | None = None) -> Response:
 def replay_event(event_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Replay an event to every subscribed endpoint."""
     count = len(deliveries.replay_event(engine.session(), g.principal, event_id))
-    notice = f"Endpoints it is on its way to: {count}." if count else "No enabled endpoint wants this event."
+    endpoints = templating.pluralize(count, "endpoint")
+    notice = f"Event sent again to {endpoints}." if count else "No enabled endpoint is subscribed to this event type."
     return pages.redirect_to("dashboard.webhook_deliveries.show_event", event_id=event_id, _notice=notice)
 
 

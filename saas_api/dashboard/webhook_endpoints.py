@@ -19,7 +19,7 @@ from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.fields import StrictSchema, Timestamp
-from saas_api.core.web import charts, pages
+from saas_api.core.web import charts, pages, templating
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context, webhook_deliveries
@@ -62,23 +62,23 @@ SELECT count(*) FROM (SELECT 1 FROM events e
 
 
 GRACE_PERIODS = {
-    0: "now: end the old secret at once",
-    3_600: "1 hour",
-    86_400: "24 hours",
-    604_800: "7 days",
+    0: "immediately",
+    3_600: "in 1 hour",
+    86_400: "in 24 hours",
+    604_800: "in 7 days",
 }
 """Seconds for which the previous secret goes on signing, and their labels."""
 RECOVERY_RANGES = {
-    "1h": ("the last hour", timedelta(hours=1)),
-    "24h": ("the last 24 hours", timedelta(hours=24)),
-    "7d": ("the last 7 days", timedelta(days=7)),
-    "30d": ("the last 30 days", timedelta(days=30)),
+    "1h": ("Last hour", timedelta(hours=1)),
+    "24h": ("Last 24 hours", timedelta(hours=24)),
+    "7d": ("Last 7 days", timedelta(days=7)),
+    "30d": ("Last 30 days", timedelta(days=30)),
 }
 """Time ranges of a recovery, by name."""
 RECOVERY_KINDS = {
-    "all": "everything it did not get",
-    "failed": "only what was tried in vain or canceled",
-    "missing": "only what was never tried",
+    "all": "All missed events",
+    "failed": "Only failed or canceled deliveries",
+    "missing": "Only events that were never sent",
 }
 RECENT_DELIVERIES = 5
 
@@ -162,9 +162,9 @@ class LocalTimeField(Timestamp):
         try:
             instant = datetime.fromisoformat(value)
         except ValueError as cause:
-            raise ma.ValidationError("Not a time like 2026-03-31T14:30.") from cause
+            raise ma.ValidationError("Enter a time like 2026-03-31T14:30.") from cause
         if instant.tzinfo is not None or not 2 <= instant.year <= 9998:
-            raise ma.ValidationError("Not a time like 2026-03-31T14:30.")
+            raise ma.ValidationError("Enter a time like 2026-03-31T14:30.")
         return instant
 
 
@@ -256,7 +256,7 @@ def update(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 def disable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Disable an endpoint; pending deliveries are canceled."""
     endpoints.update_endpoint(engine.session(), g.principal, endpoint_id, {**body, "is_enabled": False})
-    notice = "Disabled. What waited for it was canceled."
+    notice = "Endpoint disabled. Pending deliveries were canceled."
     return pages.redirect_to("dashboard.webhook_endpoints.show", endpoint_id=endpoint_id, _notice=notice)
 
 
@@ -267,12 +267,12 @@ def enable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Enable an endpoint, and recover missed events if requested."""
     since = recovery_start(engine.session(), get_endpoint(endpoint_id))
     endpoints.update_endpoint(engine.session(), g.principal, endpoint_id, {"is_enabled": True})
-    notice = "Enabled."
+    notice = "Endpoint enabled."
     if body["recover"]:
         count = deliveries.recover_endpoint(
             engine.session(), g.principal, context.current_organization_id(), endpoint_id, since
         )
-        notice = f"Enabled. Events it missed that are on their way now: {count}."
+        notice = f"Endpoint enabled. Replaying {templating.pluralize(count, 'missed event')}."
     return pages.redirect_to("dashboard.webhook_endpoints.show", endpoint_id=endpoint_id, _notice=notice)
 
 
@@ -283,9 +283,7 @@ def enable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 def send_test_event(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Send an example event and show its delivery."""
     delivery = deliveries.send_test_event(engine.session(), g.principal, endpoint_id, body["event_type"])
-    return pages.redirect_to(
-        "dashboard.webhook_deliveries.show", delivery_id=delivery.id, _notice="The test event is on its way."
-    )
+    return pages.redirect_to("dashboard.webhook_deliveries.show", delivery_id=delivery.id, _notice="Test event sent.")
 
 
 @bp.get('/webhooks/<id("whe"):endpoint_id>/recover')
@@ -314,7 +312,8 @@ def recover(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     count = deliveries.recover_endpoint(
         engine.session(), g.principal, context.current_organization_id(), endpoint_id, since, **body
     )
-    notice = f"Events on their way to it now: {count}." if count else "It missed nothing in that time."
+    events = templating.pluralize(count, "missed event")
+    notice = f"Replaying {events}." if count else "No missed events in this time range."
     return pages.redirect_to(
         "dashboard.webhook_deliveries.index", endpoint_id=ids.format_id("whe", endpoint_id), _notice=notice
     )
@@ -338,7 +337,7 @@ def delete(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Delete an endpoint."""
     context.check_confirmation(body["typed"], _host(get_endpoint(endpoint_id)))
     endpoints.delete(engine.session(), g.principal, endpoint_id)
-    return pages.redirect_to("dashboard.webhook_endpoints.index", _notice="The endpoint was deleted.")
+    return pages.redirect_to("dashboard.webhook_endpoints.index", _notice="Endpoint deleted.")
 
 
 def _host(endpoint: Endpoint) -> str:
@@ -350,7 +349,7 @@ def _chart(outcomes: list[DailyOutcomes], zone: str) -> Chart:
     points = [
         (formatting.format_day(day.day), day.delivered, day.failed, day.waiting, day.canceled) for day in outcomes
     ]
-    series = ("Delivered", "Failed", "Waiting", "Canceled")
+    series = ("Delivered", "Failed", "Pending", "Canceled")
     return charts.bar_chart("outcomes", f"Deliveries per day ({zone})", points, series=series)
 
 

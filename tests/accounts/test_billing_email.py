@@ -89,11 +89,11 @@ def test_address_that_stays_the_same_gets_no_other_link(app: Flask, alice: User,
     set_address(alice)
     assert len(tokens(superuser)) == 1
     browser = Browser(app, alice)
-    assert "gets no invoices" in browser.open(SETTINGS).text
+    assert "receives no invoices" in browser.open(SETTINGS).text
     assert browser.submit(SETTINGS, f"{SETTINGS}/billing-email").status_code == 303
     first, second = tokens(superuser)
     assert open_link(app, first) == open_link(app, second) == 303
-    assert "gets no invoices" not in browser.open(SETTINGS).text
+    assert "receives no invoices" not in browser.open(SETTINGS).text
 
 
 def test_organization_can_have_a_few_links_a_day(alice: User, superuser: Any, monkeypatch: pytest.MonkeyPatch) -> None:

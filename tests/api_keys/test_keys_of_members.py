@@ -69,8 +69,8 @@ def test_keys_of_a_demoted_member_are_marked(
     assert (marked["created_by"], marked["is_orphaned"]) == (bob.user_id, True)
     assert status(client, key) == 200
     browser = Browser(app, alice)
-    assert "Gone" in browser.open("/dashboard/api-keys").text
-    assert "has left, is disabled, or may no longer create keys" in browser.open(f"/dashboard/api-keys/{key_id}").text
+    assert "No access" in browser.open("/dashboard/api-keys").text
+    assert "has left, is disabled or can no longer create keys" in browser.open(f"/dashboard/api-keys/{key_id}").text
 
 
 def test_keys_of_a_disabled_member_are_marked(app: Flask, client: FlaskClient, alice: User, bob: User) -> None:

@@ -291,7 +291,7 @@ def test_pages_preview_and_apply_a_change_of_currency(
     browser = Browser(app, alice)
     preview = browser.open("/dashboard/billing/plans/lagos").text
     assert "Your currency changes from USD to NGN" in preview
-    assert "There is no spend cap then until you set one." in preview
+    assert "You then have no spend cap until you set one." in preview
     assert browser.submit("/dashboard/billing/plans/lagos").status_code == 303
     page = browser.open("/dashboard/billing/plans").text
     assert "Kyoto" not in page

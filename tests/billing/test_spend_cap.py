@@ -289,7 +289,7 @@ def test_accepted_call_needs_one_round_trip_to_redis(
 
 
 BANNER = "<strong>The spend cap is reached.</strong>"
-REFUSED = "Calls that would cost more are refused"
+REFUSED = "Calls that would exceed it are rejected"
 
 
 def team_page(app: Flask, user: User) -> str:
@@ -333,5 +333,5 @@ def test_pages_say_that_a_reached_cap_only_notifies(
     with app.app_context():
         acme.use(1)
     page = team_page(app, alice)
-    assert f"{BANNER} Nothing is refused" in page
+    assert f"{BANNER} Calls are not rejected" in page
     assert REFUSED not in page

@@ -92,7 +92,7 @@ def create_endpoint(_context: ScreenshotContext, window: Window) -> None:
     window.open("/dashboard/webhooks/new")
     window.fill(url="https://hooks.acme.example/orders")
     window.press("Add endpoint")
-    window.sees("Copy the secret now")
+    window.sees("Copy your signing secret now")
 
 
 def open_checkout(context: ScreenshotContext, window: Window) -> None:

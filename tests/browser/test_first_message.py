@@ -15,7 +15,7 @@ def sign_up(window: Window) -> None:
     window.page.get_by_role("link", name="Sign up").first.click()
     window.fill(organization_name="Newcomer", full_name="Nora", email=EMAIL, password=PASSWORD)
     window.press("Create account")
-    window.sees("First steps")
+    window.sees("Get started")
 
 
 def verify(window: Window, work: Callable[[], None]) -> None:
@@ -34,7 +34,7 @@ def send(window: Window, text: str) -> None:
     window.follow("Send a test message", exact=False)
     window.fill(to="+2348012345678", message=text)
     window.sees("1 segment")
-    window.press("Send")
+    window.press("Send test message")
 
 
 def test_sign_up_leads_to_a_delivered_message(window: Window, work: Callable[[], None]) -> None:
@@ -57,7 +57,7 @@ def test_sign_up_works_without_javascript_at_320_px_in_dark_mode(
     sign_up(window)
     window.open("/dashboard/messages/new")
     window.fill(to="+2348012345678", message="Hello without scripts.")
-    window.press("Send")
+    window.press("Send test message")
     work()
     window.refresh_until("Delivered")
 
@@ -68,7 +68,7 @@ def test_form_survives_an_ended_session(window: Window) -> None:
     window.fill(to="+2348012345678", message="Typed before the session ended.")
     window.sees("1 segment")
     window.context.clear_cookies()
-    window.press("Send")
+    window.press("Send test message")
     window.sees("Sign in")
     window.fill(email=EMAIL, password=PASSWORD)
     window.press("Sign in")

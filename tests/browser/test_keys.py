@@ -35,7 +35,7 @@ def test_new_key_is_shown_once_and_leaving_warns_until_it_is_copied(open_window:
     window.sees("Copied", within="dialog")
     assert window.page.evaluate("() => navigator.clipboard.readText()") == key
     window.page.locator("dialog").get_by_role("link", name="Done").click()
-    window.sees("About this key")
+    window.sees("Rate limit for this key")
     assert key not in window.page.content()
 
 
@@ -55,22 +55,22 @@ def test_key_is_rotated_and_revoked(open_window: OpenWindow, alice: User, client
     old = create_key(window, "Shop")
     window.page.locator("dialog").get_by_role("link", name="Done").click()
     window.page.locator("dialog").get_by_role("link", name="Close anyway").click()
-    window.follow("Roll")
+    window.follow("Rotate")
     window.page.get_by_label("For 1 hour").check()
-    window.press("Roll the key")
+    window.press("Rotate key")
     new = window.page.locator("dialog .secret").inner_text().strip()
     assert send_status(client, old) == send_status(client, new) == 202
     window.page.locator("dialog").get_by_role("link", name="Done").click()
     window.page.locator("dialog").get_by_role("link", name="Close anyway").click()
-    window.press("End the old one now")
+    window.press("Revoke old secret")
     window.page.wait_for_load_state()
     assert (send_status(client, old), send_status(client, new)) == (401, 202)
     window.follow("Revoke")
     window.fill(confirm="Another name")
-    window.press("Revoke the key")
+    window.press("Revoke key")
     window.page.locator(".error-summary").wait_for()
     assert send_status(client, new) == 202
     window.fill(confirm="Shop")
-    window.press("Revoke the key")
+    window.press("Revoke key")
     window.sees("Revoked")
     assert send_status(client, new) == 401

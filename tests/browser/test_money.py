@@ -74,7 +74,7 @@ def test_invoice_is_legible_on_a_phone(app: Flask, open_window: OpenWindow, paye
     use_session(owner, payer)
     owner.open("/dashboard/billing")
     owner.page.locator('main a[href*="/billing/invoices/inv_"]').first.click()
-    owner.sees("About")
+    owner.sees("Details")
     for width in (WIDE, 768, NARROW, NARROWEST):
         owner.size(width)
         owner.check_width()

@@ -28,7 +28,7 @@ def test_failed_delivery_of_a_new_endpoint_is_resent(
         match = re.search(r"whsec_[A-Za-z0-9+/=]+", window.page.locator("main").inner_text())
         assert match
         window.inspect()
-        window.follow("I have copied it")
+        window.follow("Done")
         window.press("Send test event")
         window.page.wait_for_load_state()
         work()

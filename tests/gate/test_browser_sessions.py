@@ -89,7 +89,7 @@ def test_form_requires_the_csrf_token_of_its_session(app: Flask, alice: User, to
     browser = Browser(app, alice)
     sent = {} if token is None else {"csrf_token": token}
     assert browser.send(STEPS, sent).status_code == 400
-    assert "First steps" in browser.open(HOME).text, "the form had no effect"
+    assert "Get started" in browser.open(HOME).text, "the form had no effect"
 
 
 def test_csrf_token_of_another_session_is_rejected(app: Flask, client: FlaskClient, alice: User) -> None:
@@ -138,7 +138,7 @@ def test_form_survives_signing_in_again(app: Flask, client: FlaskClient, alice: 
     again = form_of(back, STEPS)
     assert again["note"] == ["typed"]
     assert browser.send(STEPS, again).status_code == 303
-    assert "First steps" not in browser.open(HOME).text
+    assert "Get started" not in browser.open(HOME).text
 
 
 def test_form_survives_a_wrong_password(app: Flask, alice: User) -> None:

@@ -65,7 +65,7 @@ def test_running_period_has_a_line_for_each_value_with_decimals(page: Browser) -
 def test_home_mentions_messages_to_those_who_send_them_or_call_nothing(
     app: Flask, client: FlaskClient, page: Browser, alice: User, carol: User
 ) -> None:
-    texts = ("The last hour", "Delivery rate", "Send a test message", "Last failures", "Send your first message")
+    texts = ("Last hour", "Delivery rate", "Send a test message", "Recent failures", "Send your first message")
 
     def shown(browser: Browser) -> list[bool]:
         text = browser.open("/dashboard").text

@@ -105,9 +105,9 @@ def test_billing_page_in_test_mode_says_that_it_is_live(acme: PayingOrganization
     """G3: "Nothing here is delivered or billed." stood above the live bill."""
     owner.client.set_cookie("mode", "test")
     page = page_text(owner.open(page_path(acme, path)))
-    assert "Test data. This page has no test mode: it shows live data" in page
+    assert "Test data. This page has no test mode. It shows live data" in page
     assert "Nothing here is delivered or billed." not in page
-    assert ("Billing has no test mode. Show live data to change it." in page) == (path != "/dashboard/billing")
+    assert ("Billing has no test mode. Switch to live data to make changes." in page) == (path != "/dashboard/billing")
 
 
 def test_home_page_in_test_mode_shows_no_bill(acme: PayingOrganization, owner: Browser) -> None:

@@ -78,7 +78,7 @@ def test_forecast_continues_usage_at_its_pace(acme: PayingOrganization, may: Bro
     for path in (BILLING, "/dashboard/usage?tab=period"):
         assert "Forecast $130.00" in page_text(may.open(path))
     clock.freeze_time(day(1, 23, month=5))
-    assert f"Forecast {EMPTY_VALUE} from the second day on this plan" in page_text(may.open(BILLING))
+    assert f"Forecast {EMPTY_VALUE} available from the second day on this plan" in page_text(may.open(BILLING))
 
 
 @pytest.mark.parametrize("is_mixed", [False, True])
@@ -113,7 +113,7 @@ def test_invoices_and_totals_equal_the_api(acme: PayingOrganization, owner: Brow
     assert '<td data-th="Total" class="num">' in response.text
     [invoice], summary = data["invoices"], data["summary"]
     assert f"{invoice['number']} Apr 1 \N{EN DASH} Apr 30, 2026" in page
-    assert f"Billed in all {money(summary['total_billed'])}" in page
+    assert f"Total billed {money(summary['total_billed'])}" in page
     assert f"Paid {money(summary['total_paid'])}" in page
     assert f"Outstanding {money(summary['outstanding'])}" in page
     assert f"{money(invoice['total_amount'])} {money(invoice['amount_due'])}" in page
@@ -125,7 +125,7 @@ def test_filters_apply_and_an_invalid_one_is_reported(acme: PayingOrganization, 
     for query in ("status=paid", "year=2025"):
         page = owner.open(f"{BILLING}?{query}")
         assert number not in page.text
-        assert "No invoice fits these filters" in page.text
+        assert "No invoices match these filters" in page.text
     for query in ("status=lost", "year=soon", "year=1999", "status=lost&format=csv"):
         page = owner.open(f"{BILLING}?{query}")
         assert page.status_code == 422, query
@@ -148,7 +148,7 @@ def test_new_organization_sees_the_date_of_its_first_invoice(app: Flask, acme: P
     page = page_text(carol.open(BILLING))
     assert "No invoices yet" in page
     assert "The period ends on" in page
-    assert "Nothing is charged so far" in page
+    assert "No charges yet" in page
 
 
 def test_each_plan_shows_the_cost_of_the_last_thirty_days(acme: PayingOrganization, may: Browser) -> None:
@@ -160,7 +160,7 @@ def test_each_plan_shows_the_cost_of_the_last_thirty_days(acme: PayingOrganizati
     response = acme.client.post(f"{API}/simulate", json=body, headers=acme.owner.headers)
     page = page_text(may.open(f"{BILLING}/plans"))
     assert "SMS 2,500" in page
-    matches = re.findall(r"Your last 30 days here would cost (\$[\d.,]+)", page)
+    matches = re.findall(r"Your last 30 days would cost (\$[\d.,]+)", page)
     assert matches == [money(plan["total_amount"]) for plan in response.json["data"]["plans"]]
 
 
@@ -187,11 +187,11 @@ def test_scheduled_plan_change_is_shown_and_canceled(acme: PayingOrganization, m
     plans = f"{BILLING}/plans"
     assert may.submit(f"{plans}/free", f"{plans}/free").location == plans
     response = may.open(plans)
-    assert "The plan becomes" in page_text(may.open(BILLING))
-    assert "The plan will be Free from" in page_text(response)
-    assert f'href="{plans}/pro">Cancel the change' in response.text
+    assert "Your plan changes to Free on" in page_text(may.open(BILLING))
+    assert "Your plan changes to Free on" in page_text(response)
+    assert f'href="{plans}/pro">Cancel change' in response.text
     page = page_text(may.open(f"{plans}/pro"))
-    assert "The change to Free is called off. The plan stays Pro." in page
+    assert "The scheduled change to Free is canceled. Your plan stays Pro." in page
     assert may.submit(f"{plans}/pro", f"{plans}/pro").location == plans
     assert get_api(acme, "/subscription")["scheduled_change"] is None
     again = may.open(f"{plans}/pro")
@@ -203,7 +203,7 @@ def test_plan_change_is_made_once_and_only_as_previewed(acme: PayingOrganization
     fields = may.form(page_path)
     moved = may.send(page_path, {**fields, "version": "scale@0"})
     assert moved.status_code == 409
-    assert "Look at the amounts again" in moved.text
+    assert "Review the amounts and try again" in moved.text
     assert get_api(acme, "/subscription")["plan"]["code"] == "pro"
     responses = [may.send(page_path, fields) for _ in range(2)]
     assert [response.status_code for response in responses] == [303, 303]
@@ -248,7 +248,7 @@ def test_line_explains_its_amount_and_exports_its_events(app: Flask, may: Browse
 
 
 def test_wallet_and_credit_notes_equal_the_api(acme: PayingOrganization, owner: Browser) -> None:
-    assert "No credit so far" in owner.open(f"{BILLING}/wallet").text
+    assert "No credit yet" in owner.open(f"{BILLING}/wallet").text
     assert "No credit notes" in owner.open(f"{BILLING}/credit-notes").text
     acme.grant(1_250, "promotional", 1)
     credit = CreditNoteInput("order_change", amount_minor=900, memo="It was <b>late</b>")
@@ -258,12 +258,12 @@ def test_wallet_and_credit_notes_equal_the_api(acme: PayingOrganization, owner: 
         )
     wallet, listed = get_api(acme, "/wallet"), get_api(acme, "/credit-notes")["credit_notes"]
     page = page_text(owner.open(f"{BILLING}/wallet"))
-    assert f"In the wallet {money(wallet['balances'][0]['amount'])}" in page
+    assert f"Wallet balance {money(wallet['balances'][0]['amount'])}" in page
     assert f"Promotion {money(wallet['grants'][0]['amount'])} {money(wallet['grants'][0]['remaining'])}" in page
     response = owner.open(f"{BILLING}/credit-notes")
     assert f"{listed[0]['number']}" in response.text
     assert (
-        f"{money(listed[0]['amount'])} {money(listed[0]['to_due'])} off what was due Order change It was <b>late</b>"
+        f"{money(listed[0]['amount'])} {money(listed[0]['to_due'])} to the amount due Order change It was <b>late</b>"
         in page_text(response)
     )
     assert "<b>late" not in response.text

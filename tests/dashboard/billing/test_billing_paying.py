@@ -44,7 +44,7 @@ def test_pay_leads_to_the_checkout_and_back_to_a_polling_page(owner: Browser, ac
     assert begun.status_code == 303
     assert re.fullmatch(r"/payments/mock/[0-9a-f]{48}", begun.location)
     waiting = owner.open(page_path)
-    assert "A payment is under way" in waiting.text
+    assert "Payment in progress" in waiting.text
     assert f"{page_path}/pay" not in waiting.text
     poll_path = polled(waiting)
     assert owner.open(poll_path, **{"HX-Request": "true"}).status_code == 204
@@ -58,7 +58,7 @@ def test_pay_leads_to_the_checkout_and_back_to_a_polling_page(owner: Browser, ac
     page = page_text(owner.open(page_path))
     assert "Paid $0.00" not in page
     assert "Amount due $0.00" in page
-    assert "Payment begun" in page
+    assert "Payment started" in page
 
 
 def test_page_stops_polling_after_two_minutes(app: Flask, acme: PayingOrganization) -> None:
@@ -71,7 +71,7 @@ def test_page_stops_polling_after_two_minutes(app: Flask, acme: PayingOrganizati
     clock.freeze_time(clock.now() + timedelta(seconds=2))
     ended = owner.open(poll_path, **{"HX-Request": "true"})
     assert ended.status_code == 286
-    assert "Reload this page to look again." in ended.text
+    assert "Reload this page to check again." in ended.text
     forever = poll_path.partition("until=")[0] + "until=99999999999"
     assert owner.open(forever, **{"HX-Request": "true"}).status_code == 204
     for nonsense in ("until=99999999999999999999", "until=-1", "until=x"):

@@ -28,22 +28,22 @@ def test_new_organization_sees_its_default_cap(owner: Browser, acme: PayingOrgan
     page = page_text(owner.open(SPENDING))
     cap = get_api(acme, "/alerts")["spend_cap"]
     assert f"${cap['used']} of ${Decimal(cap['amount']):,.2f}" in page
-    assert f"${cap['base']} of it the plan fee" in page
-    assert "Nobody here has set it." in page
+    assert f"including the plan fee of ${cap['base']}" in page
+    assert "This is the default cap of a new organization" in page
 
 
 def test_cap_is_changed_removed_and_set_again(owner: Browser, acme: PayingOrganization) -> None:
     changed = change(owner, CAP, amount="250.50", action="alert")
     assert (changed.status_code, changed.location) == (303, SPENDING)
     page = page_text(owner.open(SPENDING))
-    assert "The spend cap is changed." in page
+    assert "Spend cap saved." in page
     assert "of $250.50" in page
-    assert "Nobody here has set it." not in page
+    assert "This is the default cap of a new organization" not in page
     assert tuple(read_spend_cap(acme)) == (25_050, "alert")
     change(owner, CAP, limit="none")
     assert read_spend_cap(acme)[0] is None
-    assert "There is no cap" in page_text(owner.open(SPENDING))
-    assert "There is no cap" in page_text(owner.open(BILLING))
+    assert "No spend cap is set." in page_text(owner.open(SPENDING))
+    assert "No spend cap is set." in page_text(owner.open(BILLING))
     change(owner, CAP, limit="amount", amount="300", action="block")
     assert tuple(read_spend_cap(acme)) == (30_000, "block")
 
@@ -101,7 +101,7 @@ def test_alerts_are_added_toggled_and_removed(owner: Browser, acme: PayingOrgani
         ({"threshold": "0"}, "Must be greater than 0."),
         ({"threshold": "many"}, "Not an amount like"),
         ({"threshold": "1.1234567"}, "At most 6 decimals."),
-        ({"subject": "spend_percent_of_cap", "threshold": "80"}, "There is such an alert already."),
+        ({"subject": "spend_percent_of_cap", "threshold": "80"}, "This alert already exists."),
         ({"subject": "weather", "threshold": "5"}, "Must be one of"),
         ({"subject": "quantity:fax", "threshold": "5"}, "There is no such meter."),
         ({"subject": "quantity", "threshold": "5"}, "Quantities have a meter, spend has none."),
@@ -122,7 +122,7 @@ def test_51st_alert_is_rejected(owner: Browser, acme: PayingOrganization) -> Non
     response = acme.client.put(f"{API}/alerts", json={"alerts": alerts}, headers=acme.owner.headers)
     assert response.status_code == 200
     refused = change(owner, ALERTS, subject="spend", threshold="51")
-    assert "At most 50 alerts." in plain_refusal(refused)
+    assert "You can have at most 50 alerts." in plain_refusal(refused)
 
 
 def test_unknown_alert_is_not_found_and_removal_is_idempotent(owner: Browser, acme: PayingOrganization) -> None:

@@ -21,18 +21,18 @@ def test_rotated_key_has_two_secrets_until_the_old_one_is_revoked(
     page = browser.open(page_path).text
     assert old[-4:] in page
     assert new[-4:] in page
-    assert "End the old one first." in browser.open(f"{page_path}/roll").text
+    assert "Revoke the old one first." in browser.open(f"{page_path}/roll").text
     ended = browser.submit(page_path, f"{page_path}/end-old")
     assert (ended.status_code, ended.location) == (303, page_path)
     assert (usage_status(client, old), usage_status(client, new)) == (401, 200)
-    assert "End the old one now" not in browser.open(page_path).text
+    assert "Revoke old secret" not in browser.open(page_path).text
 
 
 def test_rotation_without_grace_rejects_the_old_secret(browser: Browser, client: FlaskClient, alice: User) -> None:
     old = make_key(client, alice)["X-API-Key"]
     page_path = f"{KEYS}/{get_only_key(client, alice)['id']}"
     response = browser.submit(f"{page_path}/roll", grace_seconds="0")
-    assert "The old secret has ended" in response.text
+    assert "The old secret no longer works" in response.text
     assert (usage_status(client, old), usage_status(client, displayed_secret(response))) == (401, 200)
 
 
@@ -77,7 +77,7 @@ def test_key_is_revoked_after_confirmation(browser: Browser, client: FlaskClient
     assert usage_status(client, key) == 200
     assert browser.submit(f"{page_path}/revoke", confirm="Old shop").status_code == 303
     assert usage_status(client, key) == 401
-    assert "Revoke the key" not in browser.open(f"{page_path}/revoke").text
+    assert "Revoke key" not in browser.open(f"{page_path}/revoke").text
     assert "/roll" not in browser.open(page_path).text
 
 

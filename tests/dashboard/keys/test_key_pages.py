@@ -68,7 +68,7 @@ def test_empty_list_offers_to_create_a_key(browser: Browser) -> None:
 def test_member_sees_only_permitted_buttons(app: Flask, client: FlaskClient, alice: User, bob: User) -> None:
     make_key(client, alice)
     page = Browser(app, bob).open(f"{KEYS}/{get_only_key(client, alice)['id']}").text
-    assert not any(word in page for word in ("/revoke", "/roll", "/edit", "What was done to it"))
+    assert not any(word in page for word in ("/revoke", "/roll", "/edit", "Activity of this key"))
     assert NEW in Browser(app, bob).open(KEYS).text
 
 
@@ -77,7 +77,7 @@ def test_filters_apply_and_an_invalid_one_is_reported(browser: Browser, client: 
     make_key(client, alice, name="Trial one", mode="test")
     page = browser.open(f"{KEYS}?mode=test&status=active").text
     assert ("Trial one" in page, "Real one" in page) == (True, False)
-    assert "No key fits these filters" in browser.open(f"{KEYS}?status=revoked").text
+    assert "No keys match these filters" in browser.open(f"{KEYS}?status=revoked").text
     for bad in ("mode=both", "status=gone"):
         response = browser.open(f"{KEYS}?{bad}")
         assert (response.status_code, "Must be one of" in response.text) == (422, True)

@@ -86,7 +86,7 @@ def test_full_access_is_shown_and_kept_by_a_change(browser: Browser, client: Fla
     browser.submit(NEW, name="k")
     key = get_only_key(client, alice)
     assert (key["has_full_access"], "Full access" in browser.open(KEYS).text) == (True, True)
-    assert "also to services that are added later" in browser.open(f"{KEYS}/{key['id']}").text
+    assert "including services added later" in browser.open(f"{KEYS}/{key['id']}").text
     edit = f"{KEYS}/{key['id']}/edit"
     assert browser.submit(edit, name="renamed").status_code == 303
     assert get_only_key(client, alice)["has_full_access"] is True
@@ -105,16 +105,16 @@ def test_key_expires_at_the_end_of_a_local_day(browser: Browser, client: FlaskCl
     ("changes", "message"),
     [
         ({"name": ""}, "Fill this in."),
-        ({"expiry": "date"}, "Say on which day it ends."),
-        ({"expiry": "date", "expires_on": "2020-01-01"}, "This day has passed."),
-        ({"expiry": "date", "expires_on": "9999-12-31"}, "Outside the calendar."),
+        ({"expiry": "date"}, "Choose the day on which the key expires."),
+        ({"expiry": "date", "expires_on": "2020-01-01"}, "This day is in the past."),
+        ({"expiry": "date", "expires_on": "9999-12-31"}, "Choose an earlier date."),
         ({"expiry": "7"}, "Must be one of"),
         ({"preset": "own"}, "Choose at least one scope."),
         ({"preset": "own", "scopes": ["admin"]}, "Must be one of"),
         ({"allowed_ips": "203.0.113.7\nhome"}, "Not an address or a network"),
         ({"allowed_ips": "\n".join(f"203.0.113.{host}" for host in range(51))}, "Longer than maximum length 50."),
         ({"rate_limit_per_minute": "ten"}, "Not a whole number."),
-        ({"rate_limit_per_minute": "61"}, "Your plan allows 60 requests a minute."),
+        ({"rate_limit_per_minute": "61"}, "Your plan allows at most 60 requests per minute."),
     ],
 )
 def test_rejected_form_shows_errors_and_keeps_its_values(

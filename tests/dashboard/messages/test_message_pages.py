@@ -91,7 +91,7 @@ def test_canceled_message_has_its_usage_reversed(
     assert "Refunded" in page
     assert "-1 " in page
     assert '<dd>$0.00 <span class="muted">refunded</span></dd>' in page
-    assert "Cancel the message" not in page
+    assert "Cancel message" not in page
     work()
     assert list_messages(client, alice)[0]["status"] == "canceled"
 

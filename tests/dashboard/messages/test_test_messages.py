@@ -41,7 +41,7 @@ def test_test_message_by_email_is_delivered(browser: Browser, client: FlaskClien
     page_path = browser.submit(NEW, **changes).location
     work()
     page = browser.open(page_path).text
-    assert "bounced: The mailbox refused it." in page
+    assert "bounced: The mailbox rejected the message." in page
     assert "Hi &lt;b&gt;" in page
     assert list_messages(client, alice, status="failed")[0]["segments"] == 1
 
@@ -120,7 +120,7 @@ def test_test_messages_are_rate_limited(
     [
         ("x" * 160, "1 segment<"),
         ("x" * 161, "2 segments<"),
-        ("😀" * 36, "2 segments, because “😀”"),
+        ("😀" * 36, "2 segments. “😀” is not in the GSM alphabet"),
         ("", "No segments"),
     ],
 )

@@ -60,7 +60,9 @@ def test_figures_equal_the_api(app: Flask, acme: UsageOrganization, query: str, 
     assert figures["Rate limited"] == f"{summary['rate_limited_requests']:,}"
     is_test = parameters.get("mode") == "test"
     assert figures["Cost"] == (EMPTY_VALUE if is_test else f"${summary['total_cost']}")
-    assert Decimal(re.findall(r"([\d.]+)% of those within the limit", page)[0]) == Decimal(str(summary["success_rate"]))
+    assert Decimal(re.findall(r"([\d.]+)% of calls within the rate limit", page)[0]) == Decimal(
+        str(summary["success_rate"])
+    )
     if summary["total_requests"]:
         assert f"{summary['rate_limited_requests']} of {summary['total_requests']}" in page
 
@@ -116,7 +118,7 @@ def test_last_24_hours_are_shown_by_hour(app: Flask, acme: UsageOrganization) ->
     hours = [formatting.format_clock_time(datetime.fromisoformat(point["at"]), "UTC") for point in last]
     assert tips == [(hour, str(point["requests"])) for hour, point in zip(hours, last, strict=True)]
     assert read_stats(page)["Accepted"] == "2"
-    assert "Last 24 hours, the running one included" in page
+    assert "Last 24 hours, including the current hour" in page
 
 
 def test_previous_range_is_compared(app: Flask, acme: UsageOrganization) -> None:

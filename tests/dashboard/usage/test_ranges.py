@@ -23,7 +23,7 @@ def test_days_are_in_the_time_zone_of_the_organization(app: Flask, acme: UsageOr
         session.execute(text("UPDATE organizations SET timezone = 'Pacific/Auckland' WHERE id = :id"), {"id": acme.id})
     acme.use(1, at=datetime(2026, 4, 12, 13, tzinfo=UTC), key="first")
     page = open_usage(app, acme, "tab=day")
-    assert "Up to date to 12:30:20\N{NO-BREAK SPACE}AM (Pacific/Auckland)" in page
+    assert "As of 12:30:20\N{NO-BREAK SPACE}AM (Pacific/Auckland)" in page
     assert ["Apr 13, 2026", "1"] in [row[:2] for row in read_table(page)]
 
 
@@ -56,7 +56,7 @@ def test_rate_limit_is_that_of_the_gate(app: Flask, acme: UsageOrganization) -> 
         limit = service_terms.get_terms(session, acme.id).rate_limit_per_minute
     response = acme.client.get("/api/v1/usage", headers=acme.key_headers["first"])
     assert response.headers["X-RateLimit-Limit"] == str(limit)
-    assert f"<dd>{limit} calls a minute</dd>" in open_usage(app, acme)
+    assert f"<dd>{limit} calls per minute</dd>" in open_usage(app, acme)
 
 
 def test_rate_limit_override_is_shown_until_it_expires(app: Flask, acme: UsageOrganization) -> None:
@@ -66,9 +66,9 @@ def test_rate_limit_override_is_shown_until_it_expires(app: Flask, acme: UsageOr
               VALUES (:id, 777, 'a test', :at)"""),
             {"id": acme.id, "at": TODAY + timedelta(hours=1)},
         )
-    assert "<dd>777 calls a minute</dd>" in open_usage(app, acme)
+    assert "<dd>777 calls per minute</dd>" in open_usage(app, acme)
     clock.freeze_time(TODAY + timedelta(hours=1))
-    assert "<dd>777 calls a minute</dd>" not in open_usage(app, acme)
+    assert "<dd>777 calls per minute</dd>" not in open_usage(app, acme)
 
 
 def test_page_without_usage_links_to_the_first_call(app: Flask, alice: User) -> None:
@@ -103,7 +103,7 @@ def test_invalid_value_without_a_field_is_reported_above_the_form(
 ) -> None:
     name, _, value = query.partition("=")
     page = open_usage(app, acme, query, status=422)
-    assert f"There is no such {name}: {value}" in page
+    assert f"Unknown {name}: {value}" in page
     assert "#f-" not in page
 
 
@@ -125,7 +125,7 @@ def test_dates_take_precedence_over_the_range(app: Flask, acme: UsageOrganizatio
 def test_last_period_before_the_first_is_rejected(app: Flask, alice: User) -> None:
     response = Browser(app, alice).open(f"{USAGE}?range=last_period")
     assert response.status_code == 422
-    assert "There is no such billing period yet." in response.text
+    assert "This billing period does not exist yet." in response.text
 
 
 def test_first_calendar_year_is_accepted(app: Flask, acme: UsageOrganization) -> None:

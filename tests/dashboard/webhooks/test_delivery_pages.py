@@ -56,7 +56,7 @@ def test_deliveries_of_all_endpoints_are_listed_and_filtered(browser: Browser, a
     assert len(re.findall(rows, browser.open(f"{listed}?status=failed").text)) == 2
     assert len(re.findall(rows, browser.open(f"{listed}?status=failed&endpoint_id={first['id']}").text)) == 1
     assert len(re.findall(rows, browser.open(f"{listed}?event_type=message.failed").text)) == 2
-    assert "Nothing matches" in browser.open(f"{listed}?event_type=invoice.voided").text
+    assert "No deliveries match" in browser.open(f"{listed}?event_type=invoice.voided").text
     wrong = browser.open(f"{listed}?status=lost&endpoint_id={second['id']}")
     assert wrong.status_code == 422
     assert f'value="{second["id"]}" selected' in wrong.text

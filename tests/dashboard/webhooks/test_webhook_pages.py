@@ -104,9 +104,9 @@ def test_snippet_verifies_a_signature(
     exec(code, page)  # noqa: S102 - the page tells users to run it
     body, at = b'{"id":"evt_1"}', int(clock.now().timestamp())
     assert page["verify"](payload.signature_headers([secret], "evt_1", at, body), body) == {"id": "evt_1"}
-    with pytest.raises(ValueError, match="not signed"):
+    with pytest.raises(ValueError, match="invalid signature"):
         page["verify"](payload.signature_headers([secret], "evt_1", at, body), body + b" ")
-    with pytest.raises(ValueError, match="too old"):
+    with pytest.raises(ValueError, match="out of range"):
         page["verify"](payload.signature_headers([secret], "evt_1", at - 301, body), body)
 
 
@@ -144,7 +144,7 @@ def test_endpoint_is_listed_with_its_success_rate(browser: Browser, acme: Webhoo
     acme.publish_event()
     acme.finish_deliveries("delivered")
     text = browser.open(HOOKS).text
-    assert "100.0 %" in text
+    assert "100.0%" in text
     assert "&lt;script&gt;alert(1)" in text
     assert "<script>alert" not in text
 
@@ -163,11 +163,11 @@ def test_secret_is_rotated_with_a_grace_period(browser: Browser, acme: WebhookOr
     page_path = f"{HOOKS}/{endpoint['id']}"
     response = browser.submit(f"{page_path}/roll", grace_seconds="3600")
     assert secret_on(response.text) != endpoint["secret"]
-    assert "signs beside it until" in response.text
+    assert "signed with both the old and the new secret" in response.text
     ends = [row.expires_at for row in acme.rows("SELECT expires_at FROM webhook_secrets ORDER BY id")]
     assert timedelta(minutes=59) < ends[0] - clock.now() < timedelta(minutes=61)
     assert ends[1] is None
-    assert "2 secrets sign" in browser.open(page_path).text
+    assert "2 active secrets" in browser.open(page_path).text
 
 
 def test_endpoint_is_deleted_after_confirmation(browser: Browser, acme: WebhookOrganization) -> None:
@@ -190,7 +190,7 @@ def test_disabled_endpoint_shows_reason_and_missed_events(browser: Browser, acme
     acme.publish_event()
     acme.publish_event()
     text = browser.open(page_path).text
-    assert "failed for five days" in text
+    assert "five days of failed deliveries" in text
     assert "it missed 2 events" in text
     assert browser.submit(page_path, f"{page_path}/enable").status_code == 303
     assert acme.rows("SELECT status FROM webhook_endpoints")[0].status == "enabled"
