@@ -260,8 +260,7 @@ def test_an_invitation_of_an_organization_in_a_cell_is_accepted(
 def test_services_report_usage_of_organizations_in_both_cells(
     spread: Spread, client: FlaskClient, alice: User, carol: User
 ) -> None:
-    token = create_service(spread.app)
-    headers = service_headers(token)
+    headers = service_headers(token := create_service(spread.app))
     publish_meter(spread.app)
     key_id, key = create_key(client, alice)
     spread.move(alice, "eu")

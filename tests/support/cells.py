@@ -21,7 +21,7 @@ from saas_api.billing import invariants
 from saas_api.cli.dev.engines import Engines
 from saas_api.cli.dev.servers import LOGINS
 from saas_api.core import ids
-from saas_api.core.db import cells, presence, roles, tenancy
+from saas_api.core.db import cells, engine, presence, roles, tenancy
 from saas_api.core.db.engine import db
 from saas_api.core.jobs import schedule
 from saas_api.ops import cell_moves
@@ -148,8 +148,8 @@ def spread_app(app: Flask, config: dict[str, Any], engines: Engines, eu: Engines
         upgrade()
     yield application
     with application.app_context():
-        for engine in db.engines.values():
-            engine.dispose()
+        for cluster_engine in db.engines.values():
+            cluster_engine.dispose()
     execute_as_superuser(engines, _DROP_POLICIES, f"DROP OWNED BY {roles.MOVER}", f"DROP ROLE {roles.MOVER}")
 
 
@@ -164,6 +164,7 @@ def spread(
 ) -> Iterator[Spread]:
     """Two cells. Each look-up asks the directory, because tests move organizations within milliseconds."""
     monkeypatch.setattr(cells, "CACHE_SECONDS", 0.0)
+    engine._failed_at.clear()  # of the test before
     yield Spread(spread_app, engines, eu, config)
     with contextlib.closing(eu.postgres.superuser("saas")) as connection:
         script = deletion(connection)
