@@ -3,8 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# One worker more than there are processors, because tests wait for processes; a few tests are over before workers have started.
-WORKERS = $(if $(filter -k,$(ARGS)),,-n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4)
+# Two workers more than there are processors, because tests wait for processes; a few tests are over before workers have started.
+WORKERS = $(if $(filter -k,$(ARGS)),,-n $$(($$(getconf _NPROCESSORS_ONLN) + 2)) --maxprocesses 4)
 .DEFAULT_GOAL := help
 
 .PHONY: help

@@ -24,7 +24,7 @@ from saas_api.cli.dev import host
 from saas_api.cli.dev.host import EngineError
 from saas_api.cli.errors import CommandError
 from saas_api.core import clock
-from saas_api.core.db import roles
+from saas_api.core.db import cells, roles
 from saas_api.core.settings import ROOT, setting
 from saas_api.usage import rollups
 
@@ -164,11 +164,24 @@ def _require_restorable(connection: sa.Connection, manifest: Manifest) -> None:
         ) from None
 
 
+def owner_url() -> str:
+    """URL of the login that owns the tables of the current cell.
+
+    raises: CommandError when CELLS_OWNER does not name the cell
+    """
+    cell = cells.current()
+    if cell is None:
+        return str(setting("DATABASE_OWNER_URL"))
+    if cell not in setting("CELLS_OWNER"):
+        raise CommandError(f"CELLS_OWNER has no login for the cell {cell}.")
+    return str(setting("CELLS_OWNER")[cell])
+
+
 @contextmanager
 def _owner_connection() -> Iterator[sa.Connection]:
     """A connection of the login that owns the tables, in one read-only snapshot in which it sees every row."""
     engine = sa.create_engine(
-        setting("DATABASE_OWNER_URL"),
+        owner_url(),
         poolclass=NullPool,
         isolation_level="REPEATABLE READ",
         connect_args={"connect_timeout": 3, "application_name": "saas-api backup", "options": _SEES_ABSENT},
@@ -208,8 +221,8 @@ def digest_file(file: Path) -> str:
 
 
 def _connection_string() -> str:
-    """DATABASE_OWNER_URL for libpq, without the password, which everyone on the machine could read."""
-    url = sa.make_url(setting("DATABASE_OWNER_URL"))
+    """The URL of the owner for libpq, without the password, which everyone on the machine could read."""
+    url = sa.make_url(owner_url())
     names = {"host": url.host, "port": url.port, "user": url.username, "dbname": url.database, **url.query}
     return str(psycopg2.extensions.make_dsn(**{name: value for name, value in names.items() if value is not None}))
 
@@ -219,7 +232,7 @@ def _run_tool(name: str, *arguments: str) -> None:
 
     raises: CommandError with the last line of its output
     """
-    password = sa.make_url(setting("DATABASE_OWNER_URL")).password
+    password = sa.make_url(owner_url()).password
     environment = {**os.environ, "PGOPTIONS": _SEES_ABSENT, **({"PGPASSWORD": str(password)} if password else {})}
     command = [_find_tool(name), *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - found below

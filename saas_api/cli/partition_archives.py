@@ -27,7 +27,6 @@ from saas_api.core import clock
 from saas_api.core.db import roles, tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.faults import fault_point
-from saas_api.core.settings import setting
 
 CHECKS: dict[str, Callable[[SystemSession, date, datetime], list[str]]] = {
     "usage_events": usage_archives.find_obstacles,
@@ -38,6 +37,7 @@ _SORTED_BY = {
     "request_counts": "organization_id, bucket_at, api_key_id",
 }
 _SEES_EVERY_ROW = "saas_system"
+_CLUSTER = "SELECT system_identifier FROM pg_control_system()"
 _LOCK_SECONDS, _PAUSE_SECONDS, _LOCK_TRIES = 1, 2, 60
 _COLUMNS = sa.text("""
 SELECT column_name, udt_name, numeric_precision, numeric_scale FROM information_schema.columns
@@ -53,6 +53,7 @@ class ArchiveManifest:
     columns: their types in PostgreSQL by name, in order
     bytes, sha256: of the Parquet file
     created_at: RFC 3339
+    cluster: system identifier of the PostgreSQL cluster that the rows are of
     """
 
     table: str
@@ -63,6 +64,7 @@ class ArchiveManifest:
     bytes: int
     sha256: str
     created_at: str
+    cluster: int
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def archive_partition(table: str, partition: str, month: date, directory: Path) 
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _owner_transaction() as connection:
+            _require_own_files(connection, files)
             manifest = _write_files(connection, arrow, files, table, partition, month)
         fault_point("partitions.written")
         _drop_when_free(manifest, partition)
@@ -139,6 +142,18 @@ def restore_partition(file: Path) -> ArchiveManifest:
     return manifest
 
 
+def _require_own_files(connection: sa.Connection, files: _Files) -> None:
+    """Refuse to replace the archive of another cluster, whose rows may be nowhere else.
+
+    raises: CommandError
+    """
+    if not files.manifest.exists():  # it is written last, so a Parquet file without it is of a command that was killed
+        return
+    cluster = json.loads(files.manifest.read_text(encoding="utf-8")).get("cluster")
+    if cluster != connection.exec_driver_sql(_CLUSTER).scalar_one():
+        raise CommandError(f"{files.parquet} is of another database; name another directory.")
+
+
 def _write_files(
     connection: sa.Connection, arrow: ParquetFiles, files: _Files, table: str, partition: str, month: date
 ) -> ArchiveManifest:
@@ -161,6 +176,7 @@ def _write_files(
         bytes=files.draft.stat().st_size,
         sha256=backups.digest_file(files.draft),
         created_at=clock.format_rfc3339(datetime.now(UTC)),
+        cluster=connection.exec_driver_sql(_CLUSTER).scalar_one(),
     )
     draft = files.manifest.with_suffix(".json.partial")
     draft.write_text(json.dumps(asdict(manifest), indent=1), encoding="utf-8")
@@ -258,7 +274,7 @@ def _owner_transaction() -> Iterator[sa.Connection]:
     raises: TableInUse when it waits for a lock; CommandError when PostgreSQL cannot be reached or refuses
     """
     engine = sa.create_engine(
-        setting("DATABASE_OWNER_URL"),
+        backups.owner_url(),
         poolclass=NullPool,
         connect_args={"connect_timeout": 3, "application_name": "saas-api partitions"},
     )

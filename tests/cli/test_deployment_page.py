@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from flask import Flask
 
+from config import REQUIRED_IN_PRODUCTION, Settings
 from saas_api.cli.dev import host
 from tests.architecture.source import ROOT
 from tests.support.postgres_versions import running_postgres
@@ -25,6 +26,14 @@ NEEDED = {
     "an account of DigitalOcean",
     "an account of Google Cloud",
 }
+
+
+EXAMPLE = dict(
+    line.split("=", 1)
+    for line in (ROOT / "deploy" / "systemd" / "saas-api.env").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+)
+"""The settings that the page has a reader copy."""
 
 
 class Block(NamedTuple):
@@ -55,6 +64,12 @@ def test_files_in_commands_exist() -> None:
         assert list(ROOT.glob(re.sub(r"\$\w+", "*", name))), name
 
 
+def test_settings_of_one_machine_are_those_that_production_needs() -> None:
+    assert {*REQUIRED_IN_PRODUCTION} <= EXAMPLE.keys() <= {*Settings.model_fields}
+    empty = {name for name, value in EXAMPLE.items() if value in ("", "1:")}
+    assert empty == {"SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER", "METRICS_TOKEN"}, "an example with secrets is used"
+
+
 @pytest.fixture
 def environment(config: dict[str, Any]) -> Iterator[dict[str, str]]:
     """A machine with PostgreSQL without logins of the product, Redis, and settings of production."""
@@ -68,14 +83,14 @@ def environment(config: dict[str, Any]) -> Iterator[dict[str, str]]:
             "PGHOST": str(server.run),
             "PGUSER": "postgres",
             "FLASK_SKIP_DOTENV": "1",
-            "APP_ENV": "production",
-            "APP_URL": "https://api.example",
+            **EXAMPLE,
             "DATABASE_URL": f"postgresql://saas_app@/saas?host={server.run}",
             "DATABASE_OWNER_URL": f"postgresql://saas@/saas?host={server.run}",
             "REDIS_URL": config["REDIS_URL"],
             "SECRET_KEY": others[0],
             "JWT_SECRET": others[1],
             "API_KEY_PEPPER": f"1:{pepper}",
+            "METRICS_TOKEN": secrets.token_hex(24),
         }
 
 

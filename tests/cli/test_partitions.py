@@ -282,6 +282,19 @@ def test_damaged_archive_is_not_restored(app: Flask, acme: BillingOrganization, 
     assert "is damaged: its checksum is not that of usage_events-2026-04.json" in result.stderr
 
 
+def test_archive_of_another_database_is_not_replaced(app: Flask, acme: BillingOrganization, tmp_path: Path) -> None:
+    invoice()
+    archive(app, tmp_path)
+    manifest = tmp_path / "usage_events-2026-04.json"
+    written = json.loads(manifest.read_text(encoding="utf-8"))
+    assert run(app, "restore", str(tmp_path / "usage_events-2026-04.parquet")).exit_code == 0
+    manifest.write_text(json.dumps({**written, "cluster": 1}), encoding="utf-8")
+    refused = run(app, "archive", "--before", "2026-06", "--to", str(tmp_path), "--table", "usage_events")
+    assert (refused.exit_code, "is of another database" in refused.stderr) == (1, True)
+    manifest.write_text(json.dumps(written), encoding="utf-8")
+    assert archived_names(archive(app, tmp_path)) == [ARCHIVED], "a repeat of its own"
+
+
 def test_archive_without_pyarrow_is_refused_in_one_line(
     app: Flask, acme: BillingOrganization, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
