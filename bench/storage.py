@@ -103,7 +103,7 @@ def _backup_bytes(app: Flask) -> int:
 
 def _redis_bytes(app: Flask) -> int:
     with redis.Redis.from_url(app.config["REDIS_URL"]) as client:
-        return int(client.info("memory")["used_memory"])
+        return sum(client.memory_usage(key) or 0 for key in client.scan_iter())  # without the buffers of clients
 
 
 def _create_keys(app: Flask) -> list[Headers]:

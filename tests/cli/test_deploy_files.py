@@ -75,7 +75,7 @@ def test_unit_starts_a_command_of_the_product(unit: Path, app: Flask) -> None:
     lines = dict(line.split("=", 1) for line in unit.read_text(encoding="utf-8").splitlines() if "=" in line)
     program, argument = shlex.split(lines["ExecStart"])
     assert program.startswith(f"{lines['WorkingDirectory']}/.venv/bin/")
-    assert argument in app.cli.commands or (ROOT / argument).is_file()
+    assert argument in app.cli.commands or (DEPLOY.parent / argument).is_file()
     if shutil.which("systemd-analyze"):
         checked = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
         assert not [line for line in checked.stderr.splitlines() if "is not executable" not in line]
