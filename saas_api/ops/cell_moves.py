@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from saas_api.accounts import cell_copies, organizations
@@ -186,13 +187,15 @@ def _write_state(organization_id: UUID, cell: str, moving_to: str | None) -> Non
 
 
 def _settle(organization_id: UUID, target: str) -> None:
-    """Show the rows in the new cell, whose jobs go on with them, and let the directory accept requests."""
-    with _connect(target) as connection:
-        connection.execute(_SHOW, {"id": organization_id})
-        connection.commit()
+    """Show the rows in the new cell, whose jobs go on with them, and let the directory accept requests.
+
+    Rollups are made in the same transaction: jobs that found others would count usage twice or not at all.
+    """
+    with _connect(target) as connection, Session(connection) as session:
+        rollups.adopt(session, organization_id)
+        session.execute(_SHOW, {"id": organization_id})
+        session.commit()
     fault_point("cells.after_show")
-    with cells.use(_cell(target)):
-        rollups.adopt(organization_id)
     _write_state(organization_id, target, None)
     fault_point("cells.after_move")
 
@@ -400,10 +403,6 @@ def _list_tables(connection: sa.Connection) -> Sequence[_Table]:
         _Table(row.name, row.organization_column, row.is_append_only, connection.scalar(_COLUMNS, {"table": row.name}))
         for row in found
     ]
-
-
-def _cell(name: str) -> str | None:
-    return None if name == cells.HOME else name
 
 
 @contextlib.contextmanager

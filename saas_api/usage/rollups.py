@@ -190,17 +190,21 @@ def rebuild_rollups(since: datetime | None = None, organization_id: UUID | None 
     since: only hours that begin then or later
     organization_id: None for all
     """
-    values: dict[str, Any] = {"since": since or "-infinity", "organization_id": organization_id}
     with tenancy.system_session("usage.roll_up") as session:
-        is_started = session.execute(_LOCK_WATERMARK).one().is_started
-        session.execute(text("SET LOCAL statement_timeout = 0"))
-        differences = int(session.scalar(_DIFFERENCES, values) or 0)
-        if not is_started or (since is None and organization_id is None):
-            _rebuild_all(session)
-        else:
-            for statement in _REPLACE:
-                session.execute(statement, values)
-        rows = session.scalar(text(f"SELECT count(*) FROM usage_rollups WHERE {_IN_RANGE}"), values)
+        return _rebuild(session, since, organization_id)
+
+
+def _rebuild(session: Session, since: datetime | None, organization_id: UUID | None) -> RebuildResult:
+    values: dict[str, Any] = {"since": since or "-infinity", "organization_id": organization_id}
+    is_started = session.execute(_LOCK_WATERMARK).one().is_started
+    session.execute(text("SET LOCAL statement_timeout = 0"))
+    differences = int(session.scalar(_DIFFERENCES, values) or 0)
+    if not is_started or (since is None and organization_id is None):
+        _rebuild_all(session)
+    else:
+        for statement in _REPLACE:
+            session.execute(statement, values)
+    rows = session.scalar(text(f"SELECT count(*) FROM usage_rollups WHERE {_IN_RANGE}"), values)
     return RebuildResult(int(rows or 0), differences)
 
 
@@ -223,18 +227,21 @@ _KEEP_ADOPTED_AHEAD = text(f"""{_KEEP_AHEAD} AND e.organization_id = :organizati
   ON CONFLICT DO NOTHING""")
 
 
-def adopt(organization_id: UUID) -> None:
-    """Make the rollups of an organization whose ledger was copied from another database, in transactions of its own.
+def adopt(session: Session, organization_id: UUID) -> None:
+    """Make the rollups of an organization whose ledger was copied from another database.
 
     The watermark is that of the database, and stays: it has passed the copied rows that were recorded before its floor.
+    It is locked until the caller's transaction ends, and waited for as long as it takes.
+    session: sees the copied rows, also while they are hidden; the transaction that shows them, or `roll_up` may raise
+        the watermark in between
     """
-    with tenancy.system_session("usage.roll_up") as session:
-        session.execute(_LOCK_WATERMARK)
-        session.execute(_KEEP_ADOPTED_AHEAD, {"organization_id": organization_id})
-    rebuild_rollups(organization_id=organization_id)
+    session.execute(text("SET LOCAL lock_timeout = 0"))
+    session.execute(_LOCK_WATERMARK)
+    session.execute(_KEEP_ADOPTED_AHEAD, {"organization_id": organization_id})
+    _rebuild(session, None, organization_id)
 
 
-def _rebuild_all(session: SystemSession) -> None:
+def _rebuild_all(session: Session) -> None:
     session.execute(text("SET LOCAL statement_timeout = 0"))
     session.execute(text("LOCK TABLE usage_events IN SHARE ROW EXCLUSIVE MODE"))
     for statement in _REBUILD_ALL:

@@ -25,6 +25,7 @@ from saas_api.core.db import cells, engine, presence, roles, tenancy
 from saas_api.core.db.engine import db
 from saas_api.core.jobs import schedule
 from saas_api.ops import cell_moves
+from saas_api.usage import rollups
 from tests.support import forks
 from tests.support.accounts import User
 from tests.support.organizations import Organization
@@ -70,6 +71,11 @@ class Spread:
         with self.app.app_context():
             schedule.run_sweeps()
             run_all_jobs()
+
+    def roll_up(self) -> None:
+        """Bring the rollups of usage up to date in each cell."""
+        with self.app.app_context():
+            cells.run_in_each(rollups.roll_up)
 
     def find_violations(self) -> list[str]:
         """What the checks of the books find in each cell."""
