@@ -98,7 +98,7 @@ def _hint(error: ApiError) -> str:
     return f"{error.code}: {error.message} {hint}"
 
 
-def database_reason(error: SQLAlchemyError) -> str:
+def database_reason(error: Exception) -> str:
     """What PostgreSQL or its driver says, as one line."""
     return (str(getattr(error, "orig", error)).strip().splitlines() or ["no reason given"])[0]
 

@@ -382,6 +382,25 @@ def test_a_copy_that_differs_changes_nothing(spread: Spread, client: FlaskClient
     assert spread.count_rows("eu", alice) == {}
 
 
+def test_a_move_that_fails_in_the_new_cell_says_to_run_it_again(
+    spread: Spread, client: FlaskClient, alice: User
+) -> None:
+    key, move = make_key(client, alice), ["cells", "move", alice.organization_id, "eu"]
+    broken = """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no room'; END $$;
+      CREATE TRIGGER refuse BEFORE DELETE ON absent_organizations FOR EACH ROW EXECUTE FUNCTION refuse()"""
+    execute_as_superuser(spread.eu, broken)
+    try:
+        failed = spread.app.test_cli_runner().invoke(args=move)
+    finally:
+        execute_as_superuser(spread.eu, "DROP FUNCTION refuse() CASCADE")
+    assert failed.exit_code == 1, failed.output
+    assert "no room" in failed.output
+    assert "run the same command again" in failed.output
+    assert (spread.cell_of(alice), _status(client, key)) == ("eu", (503, "ORGANIZATION_MOVING"))
+    assert spread.app.test_cli_runner().invoke(args=move).exit_code == 0
+    assert _status(client, key) == (200, None)
+
+
 def test_an_organization_stays_where_months_are_archived_in_one_cell_only(
     spread: Spread, client: FlaskClient, alice: User
 ) -> None:

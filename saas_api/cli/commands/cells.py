@@ -4,12 +4,13 @@ from typing import Any
 from uuid import UUID
 
 import click
+import psycopg2
 import sqlalchemy as sa
 from flask.cli import with_appcontext
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from saas_api.accounts.organizations import OrganizationNotFound
-from saas_api.cli import output
+from saas_api.cli import errors, output
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.cli.types import PublicId, json_option
 from saas_api.core import ids
@@ -74,6 +75,11 @@ def move(*, organization_id: UUID, cell: str, as_json: bool) -> None:
         counts = cell_moves.move_organization(organization_id, cell)
     except (CannotMove, CopyDiffers) as error:
         raise CommandError(f"The organization stays where it is: {error}.") from None
+    except (DBAPIError, psycopg2.Error) as error:  # rows are copied by the driver itself
+        raise CommandError(
+            f"PostgreSQL: {errors.database_reason(error)}. The move may not be finished: run the same command again. "
+            "As long as flask cells status shows that the organization is being moved, its requests are refused."
+        ) from None
     public_id = ids.format_id("org", organization_id)
     data = {"id": public_id, "cell": cell, "rows": sum(counts.values())}
     output.print_result(data, [f"{public_id} is in {cell}; {data['rows']} rows were moved."], as_json=as_json)
