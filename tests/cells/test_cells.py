@@ -1,6 +1,7 @@
 """CELLS: organizations in two PostgreSQL clusters, found by keys, users and services, and moved with nothing lost."""
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -223,6 +224,44 @@ def test_an_unknown_key_is_refused_unless_it_may_be_one_of_a_cell_that_is_down(
     with spread.without_eu():
         assert _status(client, make_key(client, alice)) == (200, None)
         assert _status(client, unknown) == (503, "CELL_UNAVAILABLE")
+
+
+def test_a_key_that_nobody_has_is_looked_up_once_in_each_cell(spread: Spread, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells, "CACHE_SECONDS", 600.0)
+    monkeypatch.setattr(cells, "_none_moving_at", [-math.inf])
+    searched: list[str | None] = []
+    with spread.app.app_context():
+        for times in (2, 1, 1):  # the first learns that nothing is being moved
+            assert cells.search(lambda: searched.append(cells.current())) is None
+            assert searched == [None, "eu"] * times
+            searched.clear()
+
+
+def test_a_key_that_nobody_has_may_be_that_of_an_organization_that_is_being_moved(
+    spread: Spread, client: FlaskClient, alice: User, carol: User
+) -> None:
+    key_id, unknown = create_key(client, carol)
+    assert carol.call("DELETE", f"/keys/{key_id}")[0] == 200
+    other = make_key(client, carol)
+    assert spread.move_until("cells.after_hide", alice, "eu") == -9
+    assert _status(client, unknown) == (503, "ORGANIZATION_MOVING")
+    assert _status(client, other) == (200, None)
+    spread.move(alice, "eu")
+    assert _status(client, unknown) == (401, "INVALID_API_KEY")
+
+
+def test_what_moves_while_it_is_searched_is_found(spread: Spread, alice: User) -> None:
+    spread.move(alice, "eu")
+    places: list[str] = []
+
+    def find() -> str | None:
+        if cells.current() == "eu" and not places:
+            spread.move(alice, "home")  # which was searched already
+        places.append(spread.cell_of(alice))
+        return "found" if places[-1] == cells.display_name(cells.current()) else None
+
+    with spread.app.app_context():
+        assert cells.search(find) == "found"
 
 
 def test_a_user_of_two_cells_signs_in_switches_and_leaves(

@@ -8,6 +8,7 @@ What runs for one organization finds its cell by `cell_of`; what runs for all of
 Without CELLS nothing is looked up.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ _FIND = "SELECT cell, moving_to FROM organization_cells WHERE id = %(directory_i
 _IS_ANY_MOVING = "SELECT EXISTS (SELECT FROM organization_cells WHERE moving_to IS NOT NULL)"
 
 _cache: dict[UUID, tuple[str | None, float]] = {}
+_none_moving_at = [-math.inf]
+"""When the directory last said that no organization was being moved; none leaves its cell for CACHE_SECONDS then."""
 
 
 class OrganizationMoving(ServiceUnavailable):
@@ -197,18 +200,22 @@ def search(find: Callable[[], Found | None]) -> Found | None:
     """What a function finds in one of the cells, the home cell first; None when no cell has it.
 
     For what is looked up by something else than its organization, such as an API key.
-    find: is called again where it finds nothing, because an organization may have moved to a cell already searched
+    find: is called again where it finds nothing, because an organization may have moved to a cell already searched;
+        not where the directory has said less than CACHE_SECONDS ago that none is being moved
     raises: OperationalError or CellUnavailable when it may be in a cell that does not respond; OrganizationMoving when
         it may belong to an organization that is being moved
     """
     if not are_several():
         return find()
     for _ in range(2):
+        none_moving_at = _none_moving_at[0]
         found = _search_once(find)
-        if found is not None:
+        if found is not None or time.monotonic() < none_moving_at + CACHE_SECONDS:
             return found
+        asked_at = time.monotonic()
         if _ask_directory((_IS_ANY_MOVING, {}))[0][0]:
             raise OrganizationMoving(retry_after=RETRY_SECONDS)
+        _none_moving_at[0] = asked_at
     return None
 
 
