@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 from sqlalchemy.exc import ProgrammingError
 
 from saas_api.billing import period_close
+from saas_api.cli import backups
 from saas_api.core import clock
 from saas_api.core.db import cells, tenancy
 from saas_api.core.jobs import schedule
@@ -476,3 +477,10 @@ def test_commands_work_in_the_cell_of_their_organization(spread: Spread, client:
     assert 'saas_database_up{cell="eu"} 1.0' in metrics
     unknown = runner.invoke(args=["cells", "move", alice.organization_id, "mars"])
     assert "CELLS names no cell mars" in unknown.output
+
+
+def test_backups_and_archives_are_of_the_cell_in_which_the_command_runs(spread: Spread) -> None:
+    with spread.app.app_context():
+        assert backups.owner_url() == spread.app.config["DATABASE_OWNER_URL"]
+        with cells.use("eu"):
+            assert backups.owner_url() == spread.eu.owner_url
