@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
 READY := $(VENV)/.ready
 # Two workers more than there are processors, because tests wait for processes; a few tests are over before workers have started.
 WORKERS = $(if $(filter -k,$(ARGS)),,-n $$(($$(getconf _NPROCESSORS_ONLN) + 2)) --maxprocesses 4)
@@ -14,15 +15,20 @@ help: ## list the targets
 .PHONY: setup
 setup: $(READY) ## make the virtual environment with the pinned packages
 
-$(READY): requirements.txt requirements-dev.txt
+# What runs the product; packages of tests and checks take as long again.
+$(RUNTIME): requirements.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 is needed" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -r requirements.txt
+	@touch $(RUNTIME)
+
+$(READY): $(RUNTIME) requirements-dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -r requirements-dev.txt
 	@touch $(READY)
 
 .PHONY: run
 run: export FLASK_SKIP_DOTENV = 1
-run: $(READY) ## start engines, web, worker and scheduler; Ctrl-C stops them
+run: $(RUNTIME) ## start engines, web, worker and scheduler; Ctrl-C stops them
 	@exec $(BIN)/python -m flask dev up
 
 .PHONY: test
