@@ -7,11 +7,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import psycopg2.extensions
 import sqlalchemy as sa
@@ -84,7 +85,7 @@ def restore_backup(directory: Path) -> Manifest:
     Nothing is left in the database when the backup cannot be restored whole.
     raises: CommandError
     """
-    manifest = _read_manifest(directory)
+    manifest = read_manifest(Manifest, directory / MANIFEST_FILE, directory / DATABASE_FILE, "flask backup")
     with _owner_connection() as connection:
         _require_restorable(connection, manifest)
     _run_tool(
@@ -129,20 +130,30 @@ def _write_draft(draft: Path) -> Manifest:
     return manifest
 
 
-def _read_manifest(directory: Path) -> Manifest:
-    """The manifest of a backup whose file is as it was written.
+class _Checksummed(Protocol):
+    @property
+    def sha256(self) -> str: ...
 
+
+_Manifest = TypeVar("_Manifest", bound=_Checksummed)
+
+
+def read_manifest(create: Callable[..., _Manifest], path: Path, file: Path, command: str) -> _Manifest:
+    """The manifest of a file that is as it was written.
+
+    create: makes it of the properties in `path`
+    command: what writes such manifests, for the message
     raises: CommandError
     """
     try:
-        manifest = Manifest(**json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8")))
-        digest = digest_file(directory / DATABASE_FILE)
+        manifest = create(**json.loads(path.read_text(encoding="utf-8")))
+        digest = digest_file(file)
     except OSError as error:
         raise CommandError(f"{error.filename} cannot be read: {error.strerror}.") from None
     except (ValueError, TypeError):
-        raise CommandError(f"{directory / MANIFEST_FILE} is no manifest of flask backup.") from None
+        raise CommandError(f"{path} is no manifest of {command}.") from None
     if digest != manifest.sha256:
-        raise CommandError(f"{directory / DATABASE_FILE} is damaged: its checksum is not that of {MANIFEST_FILE}.")
+        raise CommandError(f"{file} is damaged: its checksum is not that of {path.name}.")
     return manifest
 
 

@@ -129,7 +129,7 @@ def restore_partition(file: Path) -> ArchiveManifest:
     raises: CommandError
     """
     arrow = ParquetFiles()
-    manifest = _read_manifest(file)
+    manifest = backups.read_manifest(ArchiveManifest, file.with_suffix(".json"), file, "flask partitions archive")
     rows = file.with_suffix(".csv.partial")
     try:
         arrow.write_csv(file, rows)
@@ -247,24 +247,6 @@ def _load(connection: sa.Connection, manifest: ArchiveManifest, rows: Path) -> N
     if cursor.rowcount != manifest.rows:
         raise CommandError(f"The file has {cursor.rowcount} rows and its manifest {manifest.rows}.")
     connection.exec_driver_sql(f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY, ENABLE TRIGGER USER")
-
-
-def _read_manifest(file: Path) -> ArchiveManifest:
-    """The manifest of a file that is as it was written.
-
-    raises: CommandError
-    """
-    path = file.with_suffix(".json")
-    try:
-        manifest = ArchiveManifest(**json.loads(path.read_text(encoding="utf-8")))
-        digest = backups.digest_file(file)
-    except OSError as error:
-        raise CommandError(f"{error.filename} cannot be read: {error.strerror}.") from None
-    except (ValueError, TypeError):
-        raise CommandError(f"{path} is no manifest of flask partitions archive.") from None
-    if digest != manifest.sha256:
-        raise CommandError(f"{file} is damaged: its checksum is not that of {path.name}.")
-    return manifest
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def test_dashboard_has_panels_side_by_side() -> None:
 
 
 @pytest.mark.skipif(
-    not shutil.which("promtool"), reason="optional for developers; .ci/run installs it with the package prometheus"
+    not shutil.which("promtool"), reason="needs promtool, which .ci/run installs with the package prometheus"
 )
 def test_rules_are_valid_for_prometheus() -> None:
     checked = subprocess.run(["promtool", "check", "rules", RULES], capture_output=True, text=True, check=False)

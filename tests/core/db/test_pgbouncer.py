@@ -21,7 +21,7 @@ from tests.support.pgbouncer import PROGRAM, pooled_url, running_pgbouncer
 from tests.support.queue import run_all_jobs
 from tests.support.replicas import running_standby
 
-pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="optional for developers; .ci/run installs it")
+pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="needs pgbouncer, which .ci/run installs")
 
 
 @pytest.fixture
