@@ -8,6 +8,7 @@ import ipaddress
 import os
 import re
 from decimal import Decimal
+from email.headerregistry import Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -15,8 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from saas_api.core import money, redis_url
-from saas_api.settings import declaration, instance, production
+from saas_api.core import brand, colors, money, redis_url
+from saas_api.settings import declaration, instance, logo, production
 from saas_api.settings.declaration import BaseProductSettings, ConfigurationError, setting_field
 from saas_api.settings.instance import GENERATED_SECRETS
 
@@ -24,6 +25,7 @@ VERSION = "0.1.0"
 ROOT = Path(__file__).resolve().parent
 INSTANCE = ROOT / "instance"
 _ADDRESS = r"^https?://[^/\s]+$"
+_PAGE = r"^https?://[^/\s\"<>]+(/[^\s\"<>]*)?$"
 _NETWORKS = ("TRUSTED_PROXY_IPS", "ADMIN_ALLOWED_IPS", "WEBHOOK_ALLOWED_NETWORKS")
 REQUIRED_IN_PRODUCTION = ("DATABASE_URL", "REDIS_URL", *GENERATED_SECRETS)
 
@@ -188,7 +190,35 @@ class Settings(BaseProductSettings):
         ge=0,
         le=1_000_000,
     )
-    SELLER_NAME: str = setting_field("saas-api", "a name", "the seller on invoices")
+    BRAND_NAME: str = setting_field(
+        "saas-api", "a name of at most 60 characters", "the name of the product on pages and in mails", max_length=60
+    )
+    BRAND_LOGO: Path | None = setting_field(
+        None,
+        "an SVG or PNG file of at most 64 KB",
+        "logo with the name in it, in place of the mark and the name on pages",
+    )
+    BRAND_COLOR: str | None = setting_field(
+        None,
+        "a colour like #4338ca that is dark enough for white text, with a contrast of 4.5 to #eef0f3",
+        "buttons and links on pages and in mails, and a lighter shade of it in the dark theme; indigo if unset",
+    )
+    SUPPORT_EMAIL: str | None = setting_field(
+        None,
+        "an email address",
+        "where customers get help; replies to mails go there",
+        pattern=r"^[^\s@<>()\",;:]+@[^\s@<>()\",;:]+$",
+    )
+    SUPPORT_URL: str | None = setting_field(
+        None, "an address like https://example.com/help", "page where customers get help", pattern=_PAGE
+    )
+    TERMS_URL: str | None = setting_field(
+        None, "an address like https://example.com/terms", "terms of service, in footers", pattern=_PAGE
+    )
+    PRIVACY_URL: str | None = setting_field(
+        None, "an address like https://example.com/privacy", "privacy policy, in footers", pattern=_PAGE
+    )
+    SELLER_NAME: str | None = setting_field(None, "a name", "the seller on invoices; BRAND_NAME if unset")
     SELLER_ADDRESS: str | None = setting_field(None, "lines separated by |", "the seller's address on invoices")
     SELLER_TAX_ID: str | None = setting_field(None, "a tax id", "the seller's tax id on invoices")
     REQUIRE_VERIFIED_EMAIL: bool | None = setting_field(
@@ -354,6 +384,27 @@ class Settings(BaseProductSettings):
         entries = value.get_secret_value().split(",") if value else []
         return declaration.reject_if(not all(re.fullmatch(r"[0-9]{1,4}:[^:]{32,}", entry) for entry in entries), value)
 
+    @field_validator("BRAND_NAME")
+    @classmethod
+    def _require_one_line(cls, value: str) -> str:
+        return declaration.reject_if(not value.isprintable() or not value.strip(), value).strip()
+
+    @field_validator("BRAND_LOGO")
+    @classmethod
+    def _check_logo(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        problem = logo.logo_problem(ROOT / value)
+        return declaration.reject_if(bool(problem), ROOT / value, problem)
+
+    @field_validator("BRAND_COLOR")
+    @classmethod
+    def _check_color(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        declaration.reject_if(not colors.is_color(value.lower()), value)
+        return declaration.reject_if(not brand.is_legible(value.lower()), value.lower(), "it is too light; ")
+
     @field_validator("APP_URL")
     @classmethod
     def _require_encryption(cls, value: str | None, info: ValidationInfo) -> str | None:
@@ -505,7 +556,8 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
         "LIMITS_REDIS_URL": settings.REDIS_URL or own_redis_url,
         "APP_URL": app_url,
         "LISTEN_ON": "all" if settings.APP_ENV == "production" else "loopback",
-        "SMTP_FROM": f"saas-api <no-reply@{urlsplit(app_url).hostname}>",
+        "SELLER_NAME": settings.BRAND_NAME,
+        "SMTP_FROM": str(Address(settings.BRAND_NAME, "no-reply", urlsplit(app_url).hostname or "")),
         "WEB_CONCURRENCY": min(2 * (os.cpu_count() or 1) + 1, 8) if settings.APP_ENV == "production" else 2,
         "AUTH_ALLOWANCE_FACTOR": 1 if settings.APP_ENV == "production" else 100,
     }

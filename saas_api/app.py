@@ -8,7 +8,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from saas_api.accounts import jobs as accounts_jobs  # noqa: F401 - registers jobs
 from saas_api.billing import jobs as billing_jobs  # noqa: F401 - registers jobs
-from saas_api.core import observability, tracing
+from saas_api.core import brand, observability, tracing
 from saas_api.core.db import engine
 from saas_api.core.db.engine import db
 from saas_api.core.web import app as web_app
@@ -46,6 +46,7 @@ def create_app(config: Mapping[str, Any], *, with_routes: bool = True) -> App:
     app.config["TRUSTED_HOSTS"] = [own_host, *config["APP_HOSTS"], "localhost", "127.0.0.1"]
     observability.configure_logging(config)
     tracing.init(config)
+    brand.init_app(app)
     if config["TRUSTED_PROXIES"]:
         behind_proxies = ProxyFix(app.wsgi_app, x_for=config["TRUSTED_PROXIES"])
         app.wsgi_app = behind_proxies  # type: ignore[method-assign]  # the documented way to wrap an application

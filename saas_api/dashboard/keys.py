@@ -19,7 +19,7 @@ from saas_api.api_keys.schemas import KeyIn, KeysQuery, KeyUpdate, RotateKeyIn
 from saas_api.billing import plans, service_terms
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.billing.usage_costs import CallTotals
-from saas_api.core import access, clock, formatting, time_zones
+from saas_api.core import access, brand, clock, formatting, time_zones
 from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
@@ -202,7 +202,7 @@ def list_key_audit(session: Session, organization_id: UUID, key_id: UUID) -> lis
 
 
 def _actor_name(actor_type: str) -> str:
-    return {"user": _GONE, "api_key": "An API key", "operator": f"{setting('SELLER_NAME')} support"}.get(
+    return {"user": _GONE, "api_key": "An API key", "operator": f"{brand.current_brand().name} support"}.get(
         actor_type, _PLATFORM
     )
 

@@ -13,7 +13,7 @@ from saas_api.accounts import sessions
 from saas_api.accounts.models import Organization, OrganizationStatus, User
 from saas_api.billing import spend_cap
 from saas_api.billing.models import BillingStanding
-from saas_api.core import access, clock
+from saas_api.core import access, brand, clock
 from saas_api.core.access import KeyMode, NoOrganization
 from saas_api.core.db import engine
 from saas_api.core.roles import MemberRole
@@ -147,12 +147,14 @@ def _is_current(path: str) -> bool:
 
 
 def _banner(state: OrganizationState, organization: Organization) -> Banner | None:
+    shown = brand.current_brand()
     if g.principal.is_impersonating:
         return Banner(
             "warn", f"You are viewing {organization.name}.", "You can't make changes.", can_end_impersonation=True
         )
     if state.status == OrganizationStatus.SUSPENDED:
-        return Banner("bad", "This organization is suspended.", "Requests with API keys are rejected. Contact support.")
+        text = f"Requests with API keys are rejected. {shown.contact_support}"
+        return Banner("bad", "This organization is suspended.", text, shown.support_href, "Contact support")
     if state.status == OrganizationStatus.CLOSED:
         text = "API keys are revoked. You can still view all data and pay invoices."
         return Banner("info", "This organization is closed.", text, f"{DASHBOARD_ROOT}/billing", "View invoices")

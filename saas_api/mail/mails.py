@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from sqlalchemy.orm import Session
 
-from saas_api.core import formatting, ids
+from saas_api.core import brand, formatting, ids
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.jobs import queue
@@ -48,7 +48,7 @@ def render(template: str, context: dict[str, Any]) -> tuple[str, str, str]:
 
     raises: jinja2's TemplateNotFound for an unknown template
     """
-    values = {"name": "", "link": app_url, **{name: _single_line(value) for name, value in context.items()}}
+    values = {"name": "", **{name: _single_line(value) for name, value in context.items()}}
     module: Any = template_environment().get_template(f"{template}.txt").make_module(values)
     subject = str(module.subject)
     html = template_environment().get_template(f"{template}.html").render(values, subject=subject)
@@ -58,13 +58,15 @@ def render(template: str, context: dict[str, Any]) -> tuple[str, str, str]:
 @cache
 def template_environment() -> Environment:
     """Return the environment of the mail templates: HTML is escaped, and an undefined name is an error."""
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=select_autoescape(["html"], default=False),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals.update(link=app_url, brand=brand.template_global)  # macros see globals only
+    return environment
 
 
 def format_time(instant: datetime, zone: str) -> str:

@@ -9,6 +9,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from saas_api.core import brand
 from saas_api.core.settings import setting
 from saas_api.providers.messages import SendResult
 
@@ -41,6 +42,8 @@ def build_mime_message(email: OutboundEmail) -> EmailMessage:
     message["From"] = setting("SMTP_FROM")
     message["To"] = email.recipient
     message["Subject"] = email.subject
+    if support_email := brand.current_brand().support_email:
+        message["Reply-To"] = support_email
     message["Date"] = format_datetime(email.written_at)
     message["Message-ID"] = f"<{email.id.hex}@{urlsplit(setting('APP_URL')).hostname}>"
     message["Auto-Submitted"] = "auto-generated"

@@ -223,3 +223,28 @@ def test_production_accepts_local_and_private_addresses(name: str, value: str | 
 def test_generated_secrets_are_good_enough_for_production() -> None:
     generated = load(env_file=None)
     load(env_file=None, **GOOD | {name: generated[name] for name in GENERATED_SECRETS})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BRAND_NAME", "a" * 61),
+        ("BRAND_NAME", "two\nlines"),
+        ("BRAND_COLOR", "indigo"),
+        ("BRAND_COLOR", "#ffd400"),
+        ("BRAND_LOGO", "missing.svg"),
+        ("SUPPORT_EMAIL", "help"),
+        ("SUPPORT_URL", "javascript:alert(1)"),
+        ("TERMS_URL", "acme.example/terms"),
+        ("PRIVACY_URL", 'https://acme.example/"x'),
+    ],
+)
+def test_invalid_setting_of_the_brand_is_one_line(name: str, value: str) -> None:
+    assert problems_of(**{name: value}) == [name]
+
+
+def test_brand_is_the_seller_and_the_sender() -> None:
+    values = load(env_file=None, BRAND_NAME="Acme, Inc.", BRAND_COLOR="#0B6E4F", APP_URL="https://api.acme.example")
+    assert values["SELLER_NAME"] == "Acme, Inc."
+    assert values["BRAND_COLOR"] == "#0b6e4f"
+    assert values["SMTP_FROM"] == '"Acme, Inc." <no-reply@api.acme.example>'

@@ -1,6 +1,5 @@
 """Jinja: filters and macros of the templates, and the static files that pages load."""
 
-import functools
 import gzip
 import hashlib
 import mimetypes
@@ -11,10 +10,10 @@ from importlib.resources import files
 from typing import Any
 from uuid import UUID
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from markupsafe import Markup
 
-from saas_api.core import access, clock, formatting, ids, time_zones
+from saas_api.core import access, brand, clock, formatting, ids, time_zones
 from saas_api.core.access import public_view
 from saas_api.core.errors import NotFound
 from saas_api.core.web import forms
@@ -29,6 +28,8 @@ ASSET_FOLDERS = {
     "swagger-ui.css": "flask_swagger_ui/dist/swagger-ui.css",
 }
 _IMMUTABLE = "public, max-age=31536000, immutable"
+_IMAGE_CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
+"""For an SVG that is opened by itself: as an image of a page it runs nothing anyway."""
 _RELATIVE_LIMIT = timedelta(hours=24)
 
 
@@ -39,6 +40,7 @@ def init_templates(app: Flask) -> None:
     environment.filters.update(FILTERS)
     environment.globals.update(
         asset=asset_url,
+        brand=brand.template_global,
         no_form=Form(),
         csrf_token=forms.csrf_token,
         form_key=forms.new_form_key,
@@ -71,7 +73,7 @@ def asset_url(name: str) -> str:
 @public_view
 def serve_asset(name: str) -> Response:
     """Serve a static file, gzipped when the client accepts it."""
-    if name not in ASSET_FOLDERS:
+    if name not in ASSET_FOLDERS and name != (brand.current_brand().logo_asset or None):
         raise NotFound
     asset = _asset(name)
     response = Response(asset.body, mimetype=asset.media_type)
@@ -81,15 +83,33 @@ def serve_asset(name: str) -> Response:
     response.vary.add("Accept-Encoding")
     is_current = request.args.get("v") == asset.version
     response.headers["Cache-Control"] = _IMMUTABLE if is_current else "no-cache"
+    if asset.media_type == "image/svg+xml":
+        response.headers["Content-Security-Policy"] = _IMAGE_CSP
     return response
 
 
-@functools.cache
 def _asset(name: str) -> Asset:
+    """A static file of this application; it is read once."""
+    assets: dict[str, Asset] = current_app.extensions.setdefault("assets", {})
+    if name not in assets:
+        body = _read_file(name, brand.current_brand())
+        media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        version = hashlib.sha256(body).hexdigest()[:12]
+        assets[name] = Asset(body, gzip.compress(body, 9, mtime=0), version, media_type)
+    return assets[name]
+
+
+def _read_file(name: str, shown: brand.Brand) -> bytes:
+    """The content of a static file; style sheet and icon have the colour of the brand."""
+    if shown.logo and name == shown.logo_asset:
+        return shown.logo.read_bytes()
     package, _, path = ASSET_FOLDERS[name].partition("/")
     body = files(package).joinpath(path).read_bytes()
-    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return Asset(body, gzip.compress(body, 9, mtime=0), hashlib.sha256(body).hexdigest()[:12], media_type)
+    if shown.has_own_color and name == "app.css":
+        return body + brand.style_rules(shown.color).encode()
+    if shown.has_own_color and name == "favicon.svg":
+        return body.replace(brand.DEFAULT_COLOR.encode(), shown.color.encode())
+    return body
 
 
 def format_datetime(instant: datetime | None, zone: str = "UTC") -> str:
