@@ -24,6 +24,7 @@ WITHOUT_MODEL = {
     "archived_partitions",
     "audit_chain",
     "delivery_counters",
+    "external_ids",
     "idempotency_keys",
     "job_runs",
     "mails",

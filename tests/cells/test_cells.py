@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask.testing import FlaskClient
 from sqlalchemy.exc import ProgrammingError
 
 from saas_api.billing import period_close
 from saas_api.cli import backups
 from saas_api.core import clock
-from saas_api.core.db import cells, tenancy
+from saas_api.core.db import cells, presence, tenancy
 from saas_api.core.jobs import schedule
 from saas_api.ops import cell_moves
 from saas_api.ops.cell_moves import CannotMove, CopyDiffers
@@ -97,6 +98,32 @@ def test_every_table_with_rows_of_organizations_is_moved(spread: Spread) -> None
     assert {name for (name,) in columns} - {"tenancy_canary"} == moved - {"organizations"}
     policies = query(spread, "eu", "SELECT tablename FROM pg_policies WHERE policyname = 'present'")
     assert {name for (name,) in policies} == moved - {"audit_events"}
+
+
+def test_the_number_of_organizations_that_left_costs_a_statement_nothing(spread: Spread, alice: User) -> None:
+    """Hidden rows are looked up in an index, by a tenant among at most one row, and nothing collects all of them."""
+    left = "INSERT INTO absent_organizations SELECT gen_random_uuid(), true FROM generate_series(1, 2000)"
+    execute_as_superuser(spread.home, left, "ANALYZE absent_organizations")
+    with spread.app.app_context():
+        with tenancy.tenant_session(organization_id(alice)) as session:
+            assert session.scalar(sa.text("SELECT count(*) FROM absent_organizations")) == 0
+        with tenancy.system_session("demo.seed") as session:
+            one = {"id": organization_id(alice)}
+            plan = session.scalars(sa.text("EXPLAIN SELECT FROM organizations WHERE id = :id"), one).all()
+    assert any("Index Only Scan using absent_organizations_pkey" in line for line in plan), plan
+
+
+def test_upgrade_protects_a_table_whose_policy_is_missing_or_of_another_release(spread: Spread) -> None:
+    before = """CREATE FUNCTION hidden_organizations() RETURNS uuid[] LANGUAGE sql AS $$ SELECT '{}'::uuid[] $$;
+      DROP POLICY present ON messages; DROP POLICY present ON invoices;
+      CREATE POLICY present ON invoices AS RESTRICTIVE USING (organization_id <> ALL (hidden_organizations()))"""
+    owner = sa.create_engine(spread.eu.owner_url, poolclass=sa.pool.NullPool)
+    with owner.connect() as connection:
+        connection.exec_driver_sql(before)
+        assert {table.name for table in presence.find_unprotected(connection)} == {"invoices", "messages"}
+        presence.protect_tables(connection)
+        assert not presence.find_unprotected(connection)
+        assert connection.scalar(sa.text("SELECT to_regprocedure('hidden_organizations()')")) is None
 
 
 def test_money_usage_and_history_move_and_go_on(spread: Spread, acme: PayingOrganization) -> None:

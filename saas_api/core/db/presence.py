@@ -5,6 +5,9 @@ policies are restrictive: they hold for requests and for work across organizatio
 from which nothing may be deleted are not moved, and have none.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import sqlalchemy as sa
 
 from saas_api.core.db import roles
@@ -17,7 +20,12 @@ JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
   AND c.relname <> 'tenancy_canary' ORDER BY c.relname = 'organizations' DESC, c.relname"""
 """Tables with rows of organizations, organizations themselves first; partitions are part of their table."""
-_POLICIES = "SELECT tablename FROM pg_policies WHERE schemaname = 'public' AND policyname = 'present'"
+_HIDDEN = sa.text("""SELECT tablename FROM pg_policies
+ WHERE schemaname = 'public' AND policyname = 'present' AND qual LIKE '%absent_organizations%'""")
+_MAY_BE_HIDDEN = sa.text("SELECT has_table_privilege('saas_tenant', to_regclass('absent_organizations'), 'SELECT')")
+# An index look-up for each row, or one hash table for a statement that reads many. A tenant sees its own row only.
+_IS_PRESENT = """current_setting('app.sees_absent', true) = 'on'
+  OR NOT EXISTS (SELECT FROM absent_organizations a WHERE a.id = {id})"""
 _MOVER = roles.MOVER
 _GRANTS = (
     f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {_MOVER}",
@@ -30,17 +38,23 @@ def protect_tables(connection: sa.Connection) -> None:
 
     It commits after each table, because a policy needs the table for itself for a moment.
     """
-    if connection.scalar(sa.text("SELECT to_regprocedure('hidden_organizations()')")) is None:
+    if not connection.scalar(_MAY_BE_HIDDEN):
         return  # after a downgrade
-    protected = set(connection.scalars(sa.text(_POLICIES)))
-    for table in connection.execute(sa.text(TENANT_TABLES)).all():
-        if table.name not in protected and not table.is_append_only:
-            is_hidden = f"{table.organization_column} = ANY ((SELECT hidden_organizations())::uuid[])"
-            connection.exec_driver_sql(
-                f"CREATE POLICY present ON {table.name} AS RESTRICTIVE TO {', '.join(roles.ROLES)} "
-                f"USING (({is_hidden}) IS NOT TRUE)"
-            )
-            connection.commit()
+    for table in find_unprotected(connection):
+        connection.exec_driver_sql(f"DROP POLICY IF EXISTS present ON {table.name}")
+        connection.exec_driver_sql(
+            f"CREATE POLICY present ON {table.name} AS RESTRICTIVE TO {', '.join(roles.ROLES)} "
+            f"USING ({_IS_PRESENT.format(id=f'{table.name}.{table.organization_column}')})"
+        )
+        connection.commit()
+    connection.exec_driver_sql("DROP FUNCTION IF EXISTS hidden_organizations()")  # of the policies before 0027
     for statement in _GRANTS:
         connection.exec_driver_sql(statement)
     connection.commit()
+
+
+def find_unprotected(connection: sa.Connection) -> Sequence[sa.Row[Any]]:
+    """Tables, as of TENANT_TABLES, in which rows of absent organizations are visible."""
+    hidden = set(connection.scalars(_HIDDEN))
+    tables = connection.execute(sa.text(TENANT_TABLES)).all()
+    return [table for table in tables if table.name not in hidden and not table.is_append_only]
