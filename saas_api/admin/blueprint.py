@@ -17,6 +17,7 @@ from saas_api.admin import (
     payments,
     plans,
     queues,
+    revenue,
     services,
     system,
     users,
@@ -25,6 +26,7 @@ from saas_api.admin import (
 
 SECTIONS = (
     home,
+    revenue,
     organizations,
     action_views,
     users,

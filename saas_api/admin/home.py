@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
 from flask import Blueprint, Response
 
-from saas_api.admin import context
-from saas_api.core import clock, formatting, money
+from saas_api.admin import context, revenue
+from saas_api.core import clock, formatting
 from saas_api.core.access import require_operator
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.web import charts, pages
@@ -35,42 +34,32 @@ SELECT
   (SELECT count(*) FROM billing_profiles WHERE parked_at IS NOT NULL) AS on_hold,
   (SELECT count(*) FROM provider_events WHERE status = 'quarantined') AS quarantined""")
 _MONEY = sa.text("""
-SELECT currency, sum(revenue)::bigint AS revenue_minor, sum(unpaid)::bigint AS unpaid_minor,
-  sum(overdue)::bigint AS overdue_minor, sum(monthly)::bigint AS monthly_minor FROM (
-  SELECT currency, CASE WHEN state <> 'void' AND finalized_at >= :since THEN total_minor - credited_minor ELSE 0 END
-      AS revenue,
-    CASE WHEN state = 'open' THEN due_minor ELSE 0 END AS unpaid,
-    CASE WHEN state = 'open' AND due_at < :at THEN due_minor ELSE 0 END AS overdue, 0 AS monthly
-  FROM invoices WHERE state <> 'draft'
-  UNION ALL
-  SELECT v.currency, 0, 0, 0, v.base_amount_minor FROM subscription_segments g
-    JOIN plan_versions v ON v.id = g.plan_version_id
-    JOIN organizations o ON o.id = g.organization_id AND o.status <> 'closed'
-   WHERE g.starts_at <= :at AND (g.ends_at IS NULL OR g.ends_at > :at)) found
-GROUP BY currency ORDER BY currency""")
+SELECT currency, coalesce(sum(total_minor - credited_minor) FILTER (WHERE state <> 'void' AND finalized_at >= :since),
+    0)::bigint AS revenue_minor,
+  coalesce(sum(due_minor) FILTER (WHERE state = 'open'), 0)::bigint AS unpaid_minor,
+  coalesce(sum(due_minor) FILTER (WHERE state = 'open' AND due_at < :at), 0)::bigint AS overdue_minor
+FROM invoices WHERE state <> 'draft' GROUP BY currency ORDER BY currency""")
 _USAGE_BY_DAY = sa.text("""
 SELECT (bucket_at AT TIME ZONE 'UTC')::date AS day, meter_code, sum(event_count)::bigint AS requests
 FROM usage_rollups WHERE bucket_at >= :since GROUP BY 1, 2""")
-_REVENUE_BY_DAY = sa.text("""
-SELECT (finalized_at AT TIME ZONE 'UTC')::date AS day, currency, sum(total_minor - credited_minor)::bigint AS minor
-FROM invoices WHERE state NOT IN ('draft', 'void') AND finalized_at >= :since GROUP BY 1, 2""")
 
 
 @dataclass(frozen=True)
 class Overview:
-    """Figures of the platform now, and of the last 30 days by day in UTC.
+    """Figures of the platform now, of the last 30 days by day, and of the last 12 months, all in UTC.
 
     money: a row for each currency, in minor units: revenue_minor (finalized in 30 days, less credit notes),
-        unpaid_minor, overdue_minor, monthly_minor (base amounts of the plans in force)
+        unpaid_minor, overdue_minor
     usage: accepted requests by meter and day
-    revenue: finalized totals by currency and day, in minor units
+    mrr, net_revenue: rows of `revenue.read_figure`
     """
 
     figures: Any
     money: Sequence[Any]
     days: Sequence[date]
     usage: Mapping[str, Mapping[date, int]]
-    revenue: Mapping[str, Mapping[date, int]]
+    mrr: Sequence[Any]
+    net_revenue: Sequence[Any]
 
     @property
     def requests(self) -> int:
@@ -95,7 +84,8 @@ def get_overview(session: SystemSession, at: datetime) -> Overview:
         session.execute(_MONEY, values).all(),
         days,
         _by_day(session.execute(_USAGE_BY_DAY, values).all()),
-        _by_day(session.execute(_REVENUE_BY_DAY, values).all()),
+        revenue.read_figure(session, "mrr", at),
+        revenue.read_figure(session, "net-revenue", at),
     )
 
 
@@ -118,8 +108,24 @@ def index() -> Response:
         overview=overview,
         now=now,
         usage=_usage_chart(overview),
-        revenue=[_revenue_chart(overview, currency) for currency in sorted(overview.revenue)],
+        mrr=_last_rows(overview.mrr),
+        revenue=_revenue_charts(overview),
     )
+
+
+def _last_rows(rows: Sequence[Any]) -> Mapping[str, Any]:
+    """The row of the running month by currency."""
+    return {row.currency: row for row in rows}
+
+
+def _revenue_charts(overview: Overview) -> list[Chart]:
+    """Recurring and net revenue of each currency."""
+    drawn: list[Chart] = []
+    for currency in sorted({row.currency for row in (*overview.mrr, *overview.net_revenue)}):
+        for rows, draw in ((overview.mrr, revenue.mrr_chart), (overview.net_revenue, revenue.net_revenue_chart)):
+            own = [row for row in rows if row.currency == currency]
+            drawn += [draw(own, currency)] if own else []
+    return drawn
 
 
 def _usage_chart(overview: Overview) -> Chart:
@@ -129,17 +135,3 @@ def _usage_chart(overview: Overview) -> Chart:
         for day in overview.days
     ]
     return charts.bar_chart("usage", "Accepted requests per day, all organizations (UTC)", points, series=meters)
-
-
-def _revenue_chart(overview: Overview, currency: str) -> Chart:
-    by_day = overview.revenue[currency]
-    places = money.currency_exponent(currency)
-    points = [
-        (formatting.format_day(day), Decimal(max(0, by_day.get(day, 0))).scaleb(-places)) for day in overview.days
-    ]
-
-    def format_amount(value: Decimal) -> str:
-        return formatting.format_money(int(value.scaleb(places)), currency)
-
-    title = f"Invoiced per day, less credit notes ({currency}, UTC)"
-    return charts.bar_chart(f"revenue-{currency.lower()}", title, points, series=[currency], fmt=format_amount)

@@ -12,6 +12,7 @@ from saas_api.core import access
 ADMIN_ROOT = "/admin"
 NAVIGATION = (
     ("Overview", "", "home", "h"),
+    ("Revenue", "/revenue", "chart", "r"),
     ("Organizations", "/organizations", "people", "o"),
     ("Users", "/users", "person", "u"),
     ("Plans", "/plans", "scale", "p"),
@@ -24,7 +25,7 @@ NAVIGATION = (
     ("Jobs", "/jobs", "gear", "j"),
     ("Integrity checks", "/invariants", "check", "v"),
     ("Mail", "/mail", "mail", "m"),
-    ("System", "/system", "chart", "s"),
+    ("System", "/system", "book", "s"),
     ("Audit", "/audit", "list", "a"),
 )
 

@@ -82,6 +82,11 @@ def format_day(value: date | datetime, zone: str = "UTC") -> str:
     return _plain(dates.format_skeleton("MMMd", _day(value, zone), locale=_locale.get()))
 
 
+def format_month(first: date) -> str:
+    """A month, such as "Nov 2026"."""
+    return _plain(dates.format_skeleton("yMMM", first, locale=_locale.get()))
+
+
 def format_days(first: date, last: date) -> str:
     r"""A range of days, both included, such as "Nov 1 \u2013 Nov 30, 2026"."""
     if first == last:

@@ -133,7 +133,15 @@ def bar_chart(
     return _draw(chart_id, title, _Data(rows, buckets, series, x_name, fmt, previous, is_additive=True))
 
 
-def level_chart(chart_id: str, title: str, points: Sequence[ChartPoint], *, name: str, x_name: str = "day") -> Chart:
+def level_chart(
+    chart_id: str,
+    title: str,
+    points: Sequence[ChartPoint],
+    *,
+    name: str,
+    x_name: str = "day",
+    fmt: ValueFormat = formatting.format_number,
+) -> Chart:
     """A chart of one series whose values do not add up, such as the highest of each day; otherwise as `bar_chart`.
 
     points: more than 92 are shown by the highest of seven
@@ -141,7 +149,7 @@ def level_chart(chart_id: str, title: str, points: Sequence[ChartPoint], *, name
     """
     rows = _validate(points, [name])
     buckets = rows if len(rows) <= MAX_BUCKETS else _group_by_week(rows, _highest)
-    data = _Data(rows, buckets, [name], x_name, formatting.format_number, None, is_additive=False)
+    data = _Data(rows, buckets, [name], x_name, fmt, None, is_additive=False)
     return _draw(chart_id, title, data)
 
 

@@ -158,6 +158,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "when": format_datetime,
     "ago": format_relative_time,
     "day": formatting.format_date,
+    "month": formatting.format_month,
     "money": formatting.format_money,
     "cost": formatting.format_cost,
     "period": formatting.format_period,
