@@ -22,10 +22,10 @@ from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
 from saas_api.core.fields import PrefixedId
 from saas_api.core.web import pages
-from saas_api.webhooks import deliveries, endpoints
+from saas_api.webhooks import deliveries, endpoints, labels
 from saas_api.webhooks.deliveries import DeliveryView
 from saas_api.webhooks.endpoints import EndpointHealth
-from saas_api.webhooks.models import Attempt, Delivery, DeliveryStatus, Endpoint, EndpointStatus, Event
+from saas_api.webhooks.models import Attempt, Delivery, DeliveryState, Endpoint, EndpointStatus, Event
 from saas_api.webhooks.schemas import DeliveryOut, EndpointHealthOut, EndpointOut
 
 bp = Blueprint("webhooks", __name__, url_prefix="/admin/deliveries")
@@ -60,7 +60,7 @@ class EndpointListQuery(ListQuery):
 class DeliveryListQuery(ListQuery):
     """Filters of an endpoint's deliveries."""
 
-    status = fields.String(load_default=None, validate=validate.OneOf(list(DeliveryStatus)))
+    status = fields.String(load_default=None, validate=validate.OneOf(list(DeliveryState)))
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def list_endpoint_deliveries(session: SystemSession, endpoint: Endpoint, query: 
     is_of_endpoint = (Delivery.organization_id == endpoint.organization_id, Delivery.endpoint_id == endpoint.id)
     statement = sa.select(Delivery, Event).join(Event, is_event).where(*is_of_endpoint)
     if query["status"]:
-        statement = statement.where(Delivery.status == query["status"])
+        statement = statement.where(Delivery.state == query["status"])
     keys = (Delivery.created_at.desc(), Delivery.id.desc())
     return lists.paginate_or_export(session, statement, *keys, query=query, convert=lambda row: DeliveryView(*row))
 
@@ -243,7 +243,13 @@ def show_endpoint(endpoint_id: UUID) -> Response:
         page = list_endpoint_deliveries(session, detail.endpoint, query)
     if query["format"] == "csv":
         return lists.csv_export("webhook-deliveries", DELIVERY_COLUMNS, page)
-    return pages.render_page("admin/webhooks/endpoint.html", detail=detail, page=page, statuses=list(DeliveryStatus))
+    return pages.render_page(
+        "admin/webhooks/endpoint.html",
+        detail=detail,
+        page=page,
+        statuses=list(DeliveryState),
+        response_label=labels.response_label,
+    )
 
 
 @bp.get('/<id("whd"):delivery_id>')
@@ -253,7 +259,12 @@ def show_delivery(delivery_id: UUID) -> Response:
     with context.read_session() as session:
         detail = get_delivery(session, delivery_id)
         deliveries_of_event = list_same_event_deliveries(session, detail.delivery)
-    return pages.render_page("admin/webhooks/show.html", detail=detail, deliveries_of_event=deliveries_of_event)
+    return pages.render_page(
+        "admin/webhooks/show.html",
+        detail=detail,
+        deliveries_of_event=deliveries_of_event,
+        response_label=labels.response_label,
+    )
 
 
 def set_endpoint_enabled(

@@ -9,6 +9,7 @@ from uuid import UUID
 import orjson
 import sqlalchemy as sa
 from flask import Blueprint, Response, g
+from marshmallow import fields
 from sqlalchemy.orm import Session
 
 from saas_api.core import clock
@@ -20,14 +21,15 @@ from saas_api.core.web import forms, pages, templating
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import HTMX_STOP_POLLING, PAGE_SIZE
 from saas_api.dashboard import context
-from saas_api.webhooks import deliveries, event_types, events, payload, schemas
+from saas_api.webhooks import deliveries, event_types, events, labels, payload, schemas
 from saas_api.webhooks.deliveries import EventNotFound
-from saas_api.webhooks.models import Delivery, DeliveryStatus, Endpoint, Event, PayloadFormat
+from saas_api.webhooks.models import Attempt, Delivery, DeliveryState, Endpoint, Event
 from saas_api.webhooks.schemas import DeliveriesQuery, EventsQuery
 
 bp = Blueprint("webhook_deliveries", __name__)
-_COLUMNS = """d.id, d.event_id, e.type, d.endpoint_id, w.url, w.deleted_at IS NOT NULL AS is_deleted, d.cause, d.status,
-  d.attempts, d.last_status, d.error_code, d.next_at, d.finished_at, d.created_at"""
+_STATE = "CASE WHEN d.status = 'queued' AND d.attempts > 0 THEN 'retrying' ELSE d.status END"
+_COLUMNS = f"""d.id, d.event_id, e.type, d.endpoint_id, w.url, w.deleted_at IS NOT NULL AS is_deleted, d.cause,
+  {_STATE} AS state, d.attempts, d.last_status, d.error_code, d.next_at, d.finished_at, d.created_at"""
 _CARRIED = "JOIN events e ON e.organization_id = d.organization_id AND e.id = d.event_id"
 _NEWEST_FIRST = Keyset(Delivery.created_at.desc(), Delivery.id.desc())
 # The newest rows of each endpoint by its own index, then the newest of all.
@@ -59,7 +61,7 @@ class DeliveryRow:
     url: str
     is_deleted: bool
     cause: str
-    status: str
+    state: str
     attempts: int
     last_status: int | None
     error_code: str | None
@@ -72,6 +74,11 @@ class DeliveryRow:
         """Whether the next attempt is due."""
         return self.next_at is not None and self.next_at <= clock.now()
 
+    @property
+    def response(self) -> str:
+        """What came of the last attempt."""
+        return labels.response_label(self.last_status, self.error_code)
+
 
 def list_all_deliveries(session: Session, organization_id: UUID, query: Mapping[str, Any], limit: int) -> Page:
     """Returns a page of deliveries to all endpoints, newest first.
@@ -82,7 +89,7 @@ def list_all_deliveries(session: Session, organization_id: UUID, query: Mapping[
     values: dict[str, Any] = {"organization_id": organization_id, "limit": limit + 1}
     conditions, endpoint = "", ""
     if query["status"]:
-        conditions, values["status"] = f"{conditions} AND d.status = :status", query["status"]
+        conditions, values["status"] = f"{conditions} AND {_STATE} = :status", query["status"]
     if query["event_type"]:
         conditions, values["event_type"] = f"{conditions} AND e.type = :event_type", query["event_type"]
     if query["cursor"]:
@@ -129,6 +136,12 @@ class DeliveryFilters(DeliveriesQuery):
     endpoint_id = PrefixedId("whe", load_default=None)
 
 
+class AttemptQuery(StrictSchema):
+    """The attempt to show in full; the latest one by default."""
+
+    attempt = fields.Integer(load_default=None)
+
+
 class EventTypeQuery(StrictSchema):
     """The event type to show in full."""
 
@@ -151,7 +164,7 @@ def index() -> Response:
         form=form,
         deliveries=page.items if page else (),
         endpoints=list_all_endpoints(engine.session(), context.current_organization_id()),
-        statuses=list(DeliveryStatus),
+        states=list(DeliveryState),
         types=sorted(event_types.names()),
         zone=context.current_zone(),
         **pages.pagination_links(page.next_cursor if page else None),
@@ -165,9 +178,9 @@ def show(delivery_id: UUID, form: Form | None = None) -> Response:
     delivery = deliveries.get_delivery(engine.session(), context.current_organization_id(), delivery_id)
     endpoint = get_delivery_endpoint(engine.session(), context.current_organization_id(), delivery.endpoint_id)
     view = deliveries.get_delivery_view(engine.session(), delivery)
-    body = (
-        payload.build_thin_payload(view.event.payload) if endpoint.payload == PayloadFormat.THIN else view.event.payload
-    )
+    chosen = forms.parse_filters(AttemptQuery())[0].get("attempt")
+    attempt = _find_attempt(view.attempts, chosen)
+    body = payload.format_payload(view.event.payload, (attempt and attempt.payload_format) or endpoint.payload)
     is_watched = _is_watched(delivery)
     return pages.render_page(
         "dashboard/webhooks/delivery.html",
@@ -176,9 +189,12 @@ def show(delivery_id: UUID, form: Form | None = None) -> Response:
         delivery=delivery,
         event=view.event,
         attempts=view.attempts[::-1],
+        attempt=attempt,
+        chosen=chosen,
         endpoint=endpoint,
         body=body,
-        pretty=orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2).decode(),
+        pretty=_pretty(orjson.loads(body)),
+        response_label=labels.response_label,
         is_watched=is_watched,
         is_due=delivery.next_at is not None and delivery.next_at <= clock.now(),
         form=form,
@@ -194,6 +210,12 @@ def resend(delivery_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - th
     delivery = deliveries.resend_delivery(engine.session(), g.principal, delivery_id)
     notice = "Event resent as a new delivery."
     return pages.redirect_to("dashboard.webhook_deliveries.show", delivery_id=delivery.id, _notice=notice)
+
+
+def _find_attempt(attempts: Sequence[Attempt], number: int | None) -> Attempt | None:
+    """Returns the attempt with a number, otherwise the latest; None before the first."""
+    latest = attempts[-1] if attempts else None
+    return next((attempt for attempt in attempts if attempt.n == number), latest)
 
 
 def _is_watched(delivery: Delivery) -> bool:
@@ -230,7 +252,7 @@ def show_event(event_id: UUID, form: Form | None = None) -> Response:
         "dashboard/webhooks/event.html",
         event=event,
         payload=payload,
-        pretty=orjson.dumps(payload, option=orjson.OPT_INDENT_2).decode(),
+        pretty=_pretty(payload),
         description=event_type.description if event_type else "",
         deliveries=list_event_deliveries(engine.session(), context.current_organization_id(), event_id),
         form=form,

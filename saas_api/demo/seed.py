@@ -23,13 +23,19 @@ DEFAULT_OPTIONS = {"organizations": 2, "days": 35, "messages": 500, "seed": 1}
 # One delivery in nineteen fails at first and succeeds at the second attempt; one in sixty-one never succeeds.
 _INSERT_ATTEMPTS = text("""
 INSERT INTO webhook_attempts (organization_id, delivery_id, n, started_at, ended_at, status_code, duration_ms, error,
-  outcome, response_snippet)
+  outcome, response_snippet, payload_format, request_headers)
 SELECT d.organization_id, d.id, n, e.created_at + (n - 1) * interval '75 seconds' + interval '300 milliseconds',
   e.created_at + (n - 1) * interval '75 seconds' + interval '300 milliseconds' + took.ms * interval '1 millisecond',
-  CASE WHEN is_ok.yes THEN 204 ELSE 503 END, took.ms, CASE WHEN NOT is_ok.yes THEN 'HTTP 503' END,
+  CASE WHEN is_ok.yes THEN 204 ELSE 503 END, took.ms, NULL,
   CASE WHEN is_ok.yes THEN 'ok' ELSE 'http_error' END,
-  CASE WHEN NOT is_ok.yes THEN '{"error": "upstream is restarting"}' END
+  CASE WHEN NOT is_ok.yes THEN '{"error": "upstream is restarting"}' END, 'full',
+  json_build_object('Host', split_part(w.url, '/', 3), 'Accept-Encoding', 'identity',
+    'Content-Length', octet_length(e.payload)::text, 'content-type', 'application/json',
+    'user-agent', 'saas-api-webhooks/1', 'webhook-id', e.payload::json ->> 'id',
+    'webhook-timestamp', floor(extract(epoch FROM e.created_at) + (n - 1) * 75)::bigint::text,
+    'webhook-signature', 'v1,' || encode(sha256(convert_to(e.payload || n, 'UTF8')), 'base64'))
 FROM webhook_deliveries d JOIN events e ON (e.organization_id, e.id) = (d.organization_id, d.event_id)
+JOIN webhook_endpoints w ON (w.organization_id, w.id) = (d.organization_id, d.endpoint_id)
 CROSS JOIN LATERAL generate_series(1, CASE WHEN e.sequence % 61 = 7 THEN 5 WHEN e.sequence % 19 = 3 THEN 2 ELSE 1 END) n
 CROSS JOIN LATERAL (SELECT (41 + (e.sequence * 37 + n * 11) % 160)::int AS ms) took
 CROSS JOIN LATERAL (SELECT e.sequence % 61 <> 7 AND (e.sequence % 19 <> 3 OR n = 2) AS yes) is_ok

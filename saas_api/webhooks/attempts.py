@@ -54,6 +54,7 @@ class AttemptResult:
 
     status: of the response
     retry_after: seconds that the endpoint asked for
+    request_headers: of the request, with its signatures; None when no request was made
     error: a text for display; "poisoned" for a delivery that was interrupted too often
     """
 
@@ -63,6 +64,7 @@ class AttemptResult:
     status: int | None = None
     body: bytes = b""
     retry_after: int | None = None
+    request_headers: Mapping[str, str] | None = None
     error: str | None = None
 
     @property
@@ -93,10 +95,11 @@ def send(delivery: ClaimedDelivery, allowed_networks: tuple[str, ...]) -> Attemp
 def _post(delivery: ClaimedDelivery, headers: Mapping[str, str], allowed_networks: tuple[str, ...]) -> AttemptResult:
     started = time.monotonic()
     try:
+        sent = client.request_headers(delivery.url, delivery.body, headers)
         response = client.post_once(
             delivery.url,
             delivery.body,
-            headers,
+            sent,
             deadline=DEADLINE_SECONDS,
             connect=CONNECT_SECONDS,
             max_response=RESPONSE_EXCERPT_BYTES,
@@ -105,14 +108,18 @@ def _post(delivery: ClaimedDelivery, headers: Mapping[str, str], allowed_network
     except AddressNotAllowed as error:
         return AttemptResult(delivery, AttemptOutcome.BLOCKED, _elapsed_ms(started), error=str(error))
     except DeadlineExceeded as error:
-        return AttemptResult(delivery, AttemptOutcome.TIMEOUT, _elapsed_ms(started), error=str(error))
+        return AttemptResult(
+            delivery, AttemptOutcome.TIMEOUT, _elapsed_ms(started), request_headers=sent, error=str(error)
+        )
     except ConnectionFailed as error:
-        return AttemptResult(delivery, AttemptOutcome.CONNECTION, _elapsed_ms(started), error=str(error))
+        return AttemptResult(
+            delivery, AttemptOutcome.CONNECTION, _elapsed_ms(started), request_headers=sent, error=str(error)
+        )
     fault_point("webhook.after_response")
     outcome = AttemptOutcome.OK if 200 <= response.status < 300 else AttemptOutcome.HTTP_ERROR
     response_headers = {name.lower(): value for name, value in response.headers.items()}
     retry_after = retries.parse_retry_after(response_headers.get("retry-after"), time.time())
-    return AttemptResult(delivery, outcome, _elapsed_ms(started), response.status, response.body, retry_after)
+    return AttemptResult(delivery, outcome, _elapsed_ms(started), response.status, response.body, retry_after, sent)
 
 
 def _elapsed_ms(started: float) -> int:

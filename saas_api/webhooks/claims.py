@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
@@ -21,7 +22,7 @@ from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, RowResult
 from saas_api.core.settings import setting
 from saas_api.webhooks import endpoints, payload, retries, secrets
 from saas_api.webhooks.attempts import RESPONSE_EXCERPT_BYTES, AttemptResult, ClaimedDelivery, EndpointKey
-from saas_api.webhooks.models import AttemptOutcome, DeliveryStatus, EndpointStatus, PayloadFormat
+from saas_api.webhooks.models import AttemptOutcome, DeliveryStatus, EndpointStatus
 from saas_api.webhooks.retries import MAX_ATTEMPTS, MAX_INTERRUPTIONS
 
 MAX_FAILURE_GAP_HOURS = 72
@@ -96,8 +97,8 @@ WITH v AS (SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:event_ids AS uuid[])
 interrupted AS (UPDATE webhook_attempts a SET outcome = 'interrupted', ended_at = now() FROM v
   WHERE a.organization_id = :org AND a.delivery_id = ANY (CAST(:interrupted AS uuid[])) AND a.delivery_id = v.id
     AND a.n < v.n AND a.outcome = 'started'),
-started AS (INSERT INTO webhook_attempts (organization_id, delivery_id, n, started_at, outcome)
-  SELECT :org, id, n, now(), 'started' FROM v)
+started AS (INSERT INTO webhook_attempts (organization_id, delivery_id, n, started_at, outcome, payload_format)
+  SELECT :org, id, n, now(), 'started', :payload_format FROM v)
 SELECT v.id, e.payload, e.subject_version < 0 AS is_test FROM v
   JOIN events e ON e.organization_id = :org AND e.id = v.event_id
 """)
@@ -122,7 +123,7 @@ def claim_deliveries(endpoint: EndpointKey, capacity: Capacity) -> ClaimedDelive
         if wanted <= 0:  # do not hold the lock of the endpoint any longer
             return ClaimedDeliveries((), max_in_flight, is_failing)
         claim = outbox.claim(session, DELIVERIES, endpoint, limit=wanted)
-        events = _start_attempts(session, organization_id, claim)
+        events = _start_attempts(session, organization_id, claim, row.payload)
         signing_secrets = tuple(secrets.list_active_secrets(session, organization_id, endpoint_id))
     fault_point("webhook.claimed")
     deliveries = [
@@ -132,7 +133,7 @@ def claim_deliveries(endpoint: EndpointKey, capacity: Capacity) -> ClaimedDelive
             id=delivery.id,
             webhook_id=ids.format_id("evt", delivery.event_id),
             url=row.url,
-            body=_body(row.payload, events[delivery.id].payload),
+            body=payload.format_payload(events[delivery.id].payload, row.payload).encode(),
             secrets=signing_secrets,
             attempt=delivery.attempts,
             interruptions=delivery.interruptions,
@@ -151,7 +152,7 @@ def _wanted(capacity: Capacity, max_in_flight: int, *, is_failing: bool) -> int:
     return in_flight - capacity.own_count + (0 if is_failing else capacity.to_hold)
 
 
-def _start_attempts(session: Session, organization_id: UUID, claim: Claim) -> dict[UUID, Any]:
+def _start_attempts(session: Session, organization_id: UUID, claim: Claim, payload_format: str) -> dict[UUID, Any]:
     """Write the attempts of claimed deliveries; returns `payload` and `is_test` of their events by delivery."""
     if not claim.rows:
         return {}
@@ -160,21 +161,18 @@ def _start_attempts(session: Session, organization_id: UUID, claim: Claim) -> di
         "ids": types.uuid_array([row.id for row in claim.rows]),
         "event_ids": types.uuid_array([row.event_id for row in claim.rows]),
         "numbers": [row.attempts for row in claim.rows],
+        "payload_format": payload_format,
         "interrupted": types.uuid_array([row.id for row in claim.rows if row.was_interrupted]),
     }
     return {row.id: row for row in session.execute(_START_ATTEMPTS, values)}
 
 
-def _body(payload_format: str, text: str) -> bytes:
-    return (payload.build_thin_payload(text) if payload_format == PayloadFormat.THIN else text).encode()
-
-
 _FINISH_ATTEMPTS = sa.text("""
 UPDATE webhook_attempts a SET ended_at = now(), status_code = v.code, duration_ms = v.ms, error = v.text,
-  outcome = v.outcome, response_snippet = v.snippet
+  outcome = v.outcome, response_snippet = v.snippet, request_headers = v.headers
 FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[]), CAST(:codes AS int[]), CAST(:durations AS int[]),
-  CAST(:texts AS text[]), CAST(:outcomes AS text[]), CAST(:snippets AS text[]))
-  AS v (id, n, code, ms, text, outcome, snippet)
+  CAST(:texts AS text[]), CAST(:outcomes AS text[]), CAST(:snippets AS text[]), CAST(:headers AS json[]))
+  AS v (id, n, code, ms, text, outcome, snippet, headers)
 WHERE a.organization_id = :org AND a.delivery_id = v.id AND a.n = v.n AND a.outcome = 'started'
 """)
 _MARK_HEALTHY = sa.text("""
@@ -246,6 +244,7 @@ def _attempt_values(organization_id: UUID, results: Sequence[AttemptResult]) -> 
         "texts": [result.error for result in results],
         "outcomes": [result.outcome.value for result in results],
         "snippets": [_response_excerpt(result.body) for result in results],
+        "headers": [result.request_headers and orjson.dumps(result.request_headers).decode() for result in results],
     }
 
 

@@ -66,11 +66,12 @@ def list_deliveries(
 ) -> Page:
     """Return a page of an endpoint's deliveries as `DeliveryView` without attempts, newest first.
 
+    status: a `DeliveryState`
     raises: ValidationFailed for a cursor of another list
     """
     statement = _select_with_event(organization_id).where(Delivery.endpoint_id == endpoint_id)
     if status:
-        statement = statement.where(Delivery.status == status)
+        statement = statement.where(Delivery.state == status)
     if event_type:
         statement = statement.where(Event.type == event_type)
     keys = Delivery.created_at.desc(), Delivery.id.desc()

@@ -4,8 +4,10 @@ import uuid
 from datetime import datetime
 from enum import StrEnum
 
+import sqlalchemy as sa
 from sqlalchemy import BigInteger, DateTime, FetchedValue, LargeBinary, SmallInteger, Text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSON
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
 from saas_api.core import ids
@@ -41,6 +43,17 @@ class DeliveryStatus(StrEnum):
     """Progress of a delivery; `queued` and `sending` are not final."""
 
     QUEUED = "queued"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class DeliveryState(StrEnum):
+    """Status of a delivery as customers see it: between two attempts it is `retrying`, before the first `queued`."""
+
+    QUEUED = "queued"
+    RETRYING = "retrying"
     SENDING = "sending"
     DELIVERED = "delivered"
     FAILED = "failed"
@@ -130,9 +143,25 @@ class Delivery(Model):
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
 
+    @hybrid_property
+    def state(self) -> DeliveryState:
+        """The status as customers see it."""
+        is_retrying = self.status == DeliveryStatus.QUEUED and self.attempts > 0
+        return DeliveryState.RETRYING if is_retrying else DeliveryState(self.status)
+
+    @state.inplace.expression
+    @classmethod
+    def _state_expression(cls) -> sa.ColumnElement[str]:
+        is_retrying = sa.and_(cls.status == DeliveryStatus.QUEUED, cls.attempts > 0)
+        return sa.case((is_retrying, DeliveryState.RETRYING.value), else_=sa.cast(cls.status, Text))
+
 
 class Attempt(Model):
-    """One HTTP request of a delivery."""
+    """One HTTP request of a delivery.
+
+    payload_format: of its body; NULL for attempts before migration 0027
+    request_headers: as sent; NULL until the result is known, and when nothing was sent
+    """
 
     __tablename__ = "webhook_attempts"
 
@@ -146,3 +175,5 @@ class Attempt(Model):
     error: Mapped[str | None] = mapped_column(Text)
     outcome: Mapped[AttemptOutcome] = mapped_column(EnumText(AttemptOutcome))
     response_snippet: Mapped[str | None] = mapped_column(Text)
+    payload_format: Mapped[PayloadFormat | None] = mapped_column(EnumText(PayloadFormat))
+    request_headers: Mapped[dict[str, str] | None] = mapped_column(JSON)

@@ -45,6 +45,14 @@ def build_payload(
     return text if len(text.encode()) <= MAX_PAYLOAD_BYTES else _to_json(envelope, thin_data(data))
 
 
+def format_payload(text: str, payload_format: str) -> str:
+    """Return a stored payload as an endpoint receives it.
+
+    payload_format: "full" or "thin"
+    """
+    return build_thin_payload(text) if payload_format == "thin" else text
+
+
 def build_thin_payload(text: str) -> str:
     """Return a stored payload with thin data."""
     envelope = orjson.loads(text)

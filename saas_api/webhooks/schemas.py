@@ -18,7 +18,7 @@ from saas_api.core.fields import (
 )
 from saas_api.webhooks import event_types
 from saas_api.webhooks.event_types import TEST_EVENT_TYPE
-from saas_api.webhooks.models import AttemptOutcome, DeliveryCause, DeliveryStatus, EndpointStatus, PayloadFormat
+from saas_api.webhooks.models import AttemptOutcome, DeliveryCause, DeliveryState, EndpointStatus, PayloadFormat
 
 DAY_SECONDS, WEEK_SECONDS = 86_400, 604_800
 
@@ -79,7 +79,7 @@ class RecoverIn(StrictSchema):
 class DeliveriesQuery(PageQuery):
     """Filters of a list of deliveries."""
 
-    status = _enum(DeliveryStatus, load_default=None)
+    status = _enum(DeliveryState, load_default=None)
     event_type = event_type_field(load_default=None)
 
 
@@ -153,7 +153,7 @@ class DeliveryOut(StrictSchema):
     event_id = PrefixedId("evt", attribute="delivery.event_id")
     event_type = fields.String(attribute="event.type")
     cause = _enum(DeliveryCause, attribute="delivery.cause")
-    status = _enum(DeliveryStatus, attribute="delivery.status")
+    status = _enum(DeliveryState, attribute="delivery.state")
     attempt_count = fields.Integer(attribute="delivery.attempts")
     next_attempt_at = Timestamp(attribute="delivery.next_at", allow_none=True)
     last_status_code = fields.Integer(attribute="delivery.last_status", allow_none=True)
@@ -163,13 +163,15 @@ class DeliveryOut(StrictSchema):
 
 
 class AttemptOut(StrictSchema):
-    """One attempt of a delivery."""
+    """One attempt of a delivery, with the request as it was sent; its body is the payload in `payload_format`."""
 
     number = fields.Integer(attribute="n")
     outcome = _enum(AttemptOutcome)
     status_code = fields.Integer(allow_none=True)
     duration_ms = fields.Integer(allow_none=True)
     error = fields.String(allow_none=True)
+    payload_format = _enum(PayloadFormat, allow_none=True)
+    request_headers = fields.Dict(keys=fields.String(), values=fields.String(), allow_none=True)
     response_excerpt = fields.String(attribute="response_snippet", allow_none=True)
     started_at = Timestamp()
     ended_at = Timestamp(allow_none=True)

@@ -89,7 +89,7 @@ def test_delivery_is_shown_with_attempts_and_found_by_id(
 ) -> None:
     olga = sign_in_operator(app, client, "support")
     page = olga.read(failed[1])
-    assert ("invoice.paid" in page, "42 ms" in page, "HTTP 500" in page) == (True, True, True)
+    assert ("invoice.paid" in page, "42 ms" in page, "500 Internal Server Error" in page) == (True, True, True)
     response = olga.open(f"/admin/deliveries?delivery={failed[1].rpartition('/')[2]}")
     assert (response.status_code, response.location) == (303, failed[1])
 

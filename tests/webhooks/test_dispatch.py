@@ -135,6 +135,53 @@ def test_thin_endpoint_receives_object_id_and_status(app: Flask, acme: WebhookOr
     assert event["data"] == {"object": "invoice", "id": "inv_1", "status": "paid"}
 
 
+def test_attempt_shows_the_request_as_it_was_sent(app: Flask, acme: WebhookOrganization) -> None:
+    with run_receiver(status=500) as receiver:
+        created = acme.create_endpoint(receiver.url, payload="thin")
+        acme.publish_event(object="invoice", id="inv_1", status="paid", total_amount="1.00")
+        deliver(app)
+        acme.call("PATCH", f"/endpoints/{created['id']}", {"payload": "full"})
+    [delivery] = acme.rows("SELECT id FROM webhook_deliveries")
+    response = acme.call("GET", f"/deliveries/{ids.format_id('whd', delivery.id)}")
+    [attempt] = response.json["data"]["attempts"]
+    sent = {name.lower(): value for name, value in attempt["request_headers"].items()}
+    assert sent == receiver.received[0].headers
+    assert attempt["payload_format"] == "thin"
+    assert created["secret"] not in response.text
+
+
+def test_blocked_attempt_sent_no_headers(
+    app: Flask, acme: WebhookOrganization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme.create_endpoint()
+    acme.publish_event()
+    monkeypatch.setitem(app.config, "WEBHOOK_ALLOWED_NETWORKS", [])
+    deliver(app)
+    assert acme.rows("SELECT outcome, payload_format, request_headers FROM webhook_attempts") == [
+        ("blocked", "full", None)
+    ]
+
+
+def test_failed_delivery_is_retrying_until_its_last_attempt(app: Flask, acme: WebhookOrganization) -> None:
+    created = acme.create_endpoint()
+    acme.publish_event()
+
+    def count_by_status() -> dict[str, int]:
+        path = f"/endpoints/{created['id']}/deliveries"
+        listed = {
+            status: acme.call("GET", path, query_string={"status": status}).json["data"]["deliveries"]
+            for status in ("queued", "retrying", "failed")
+        }
+        assert all(delivery["status"] == status for status, found in listed.items() for delivery in found)
+        return {status: len(found) for status, found in listed.items()}
+
+    assert count_by_status() == {"queued": 1, "retrying": 0, "failed": 0}
+    deliver(app)
+    assert count_by_status() == {"queued": 0, "retrying": 1, "failed": 0}
+    acme.finish_deliveries("failed")
+    assert count_by_status() == {"queued": 0, "retrying": 0, "failed": 1}
+
+
 def test_request_is_signed_with_both_secrets_during_a_rotation(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver() as receiver:
         created = acme.create_endpoint(receiver.url)

@@ -75,6 +75,14 @@ def post_once(
     return exchange.response
 
 
+def request_headers(url: str, body: bytes, headers: Mapping[str, str]) -> dict[str, str]:
+    """Return every header that `post_once` sends, in order: those of HTTP itself, then the given ones.
+
+    raises: AddressNotAllowed for a text that is no URL to send to
+    """
+    return _all_headers(vetting.parse_url(url), body, headers)
+
+
 class _Connection:
     """A connection to one of the vetted addresses of a host, with the host's name in TLS and in the Host header."""
 
@@ -172,13 +180,16 @@ def _request(target: VettedUrl, body: bytes, headers: Mapping[str, str]) -> byte
 
     raises: ValueError for a header with a line break
     """
-    host = f"[{target.host}]" if ":" in target.host else target.host
-    port = "" if target.port == _DEFAULT_PORTS[target.scheme] else f":{target.port}"
-    fields = {"Host": host + port, "Accept-Encoding": "identity", "Content-Length": str(len(body)), **headers}
-    lines = [f"{name}: {value}" for name, value in fields.items()]
+    lines = [f"{name}: {value}" for name, value in _all_headers(target, body, headers).items()]
     if not all(line.isprintable() for line in lines):
         raise ValueError("A header has characters that end it.")
     return "\r\n".join([f"POST {target.path} HTTP/1.1", *lines, "", ""]).encode("latin-1") + body
+
+
+def _all_headers(target: VettedUrl, body: bytes, headers: Mapping[str, str]) -> dict[str, str]:
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    port = "" if target.port == _DEFAULT_PORTS[target.scheme] else f":{target.port}"
+    return {"Host": host + port, "Accept-Encoding": "identity", "Content-Length": str(len(body)), **headers}
 
 
 def _error_text(error: Exception) -> str:

@@ -112,11 +112,11 @@ def _read_file(name: str, shown: brand.Brand) -> bytes:
     return body
 
 
-def format_datetime(instant: datetime | None, zone: str = "UTC") -> str:
-    """An instant to the minute in a time zone, with a tooltip in UTC."""
+def format_datetime(instant: datetime | None, zone: str = "UTC", seconds: bool = False) -> str:
+    """An instant in a time zone, to the minute or to the second, with a tooltip in UTC."""
     if instant is None:
         return formatting.EMPTY_VALUE
-    return _time_element(instant, zone, formatting.format_time(instant, zone))
+    return _time_element(instant, zone, formatting.format_time(instant, zone, has_seconds=seconds))
 
 
 def format_relative_time(instant: datetime | None, zone: str = "UTC") -> str:

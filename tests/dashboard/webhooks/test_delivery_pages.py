@@ -18,8 +18,8 @@ from tests.support.webhooks import WebhookOrganization
 def test_test_event_leads_to_its_delivery(
     browser: Browser, acme: WebhookOrganization, work: Callable[[], None]
 ) -> None:
-    with run_receiver(status=500, body=b"<b>it is broken</b>") as receiver:
-        endpoint = acme.create_endpoint(url=receiver.url)
+    with run_receiver(status=503, body=b"<b>it is broken</b>") as receiver:
+        endpoint = acme.create_endpoint(url=receiver.url, payload="thin")
         page_path = f"{HOOKS}/{endpoint['id']}"
         sent = browser.submit(page_path, f"{page_path}/test")
         assert sent.status_code == 303
@@ -27,10 +27,40 @@ def test_test_event_leads_to_its_delivery(
         assert "Waiting for the first attempt" in waiting.text
         assert "data-poll" in waiting.text
         work()
+    [request] = receiver.received
+    acme.call("PATCH", f"/endpoints/{endpoint['id']}", {"payload": "full"})
     text = browser.open(sent.location).text
-    assert "Attempt 1" in text
+    assert "503 Service Unavailable" in text
     assert "&lt;b&gt;it is broken&lt;/b&gt;" in text
-    assert "webhook.test" in text
+    assert f"webhook-signature: {request.headers['webhook-signature']}" in html.unescape(text)
+    assert f'data-copy="{html.escape(request.body.decode(), quote=False)}"' in text.replace("&#34;", '"')
+    assert endpoint["secret"] not in text
+
+
+def test_attempts_are_listed_and_each_can_be_chosen(browser: Browser, acme: WebhookOrganization) -> None:
+    path = f"{HOOKS}/deliveries/{create_path_ids(acme)['delivery']}"
+    acme.execute(
+        """INSERT INTO webhook_attempts (organization_id, delivery_id, n, started_at, ended_at, outcome, status_code,
+            duration_ms, response_snippet) SELECT organization_id, id, n, '2026-03-01T12:00:07Z', now(),
+            CASE n WHEN 1 THEN 'timeout' ELSE 'http_error' END, CASE n WHEN 2 THEN 429 END, 12, 'answer ' || n
+          FROM webhook_deliveries, generate_series(1, 2) n"""
+    )
+    text = browser.open(path).text
+    assert "Timed out" in text
+    assert "429 Too Many Requests" in text
+    assert "12:00:07" in text
+    assert ("answer 2" in text, "answer 1" in text) == (True, False)
+    assert "answer 1" in browser.open(f"{path}?attempt=1").text
+    assert browser.open(f"{path}?attempt=x").status_code == 200
+
+
+def test_delivery_between_two_attempts_is_retrying(browser: Browser, acme: WebhookOrganization) -> None:
+    path_ids = create_path_ids(acme)
+    listed, delivery = f"{HOOKS}/deliveries?status=", f"{HOOKS}/deliveries/{path_ids['delivery']}"
+    acme.execute("UPDATE webhook_deliveries SET attempts = 1, next_at = now() + interval '5 minutes'")
+    assert "Retrying" in browser.open(delivery).text
+    assert path_ids["delivery"] in browser.open(f"{listed}retrying").text
+    assert "No deliveries match" in browser.open(f"{listed}queued").text
 
 
 def test_polling_ends_with_the_delivery(browser: Browser, acme: WebhookOrganization) -> None:
