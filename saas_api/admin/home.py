@@ -14,10 +14,11 @@ from saas_api.core.access import require_operator
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.web import charts, pages
 from saas_api.core.web.charts import Chart, ChartPoint
+from saas_api.usage import meters
 
 bp = Blueprint("home", __name__)
 
-OVERVIEW_DAYS, MAX_METERS = 30, 4
+OVERVIEW_DAYS = 30
 _FIGURES = sa.text("""
 SELECT
   (SELECT count(*) FROM organizations WHERE status <> 'closed') AS organizations,
@@ -52,6 +53,7 @@ class Overview:
         unpaid_minor, overdue_minor
     usage: accepted requests by meter and day
     mrr, net_revenue: rows of `revenue.read_figure`
+    meter_names: names of meters by code
     """
 
     figures: Any
@@ -60,6 +62,7 @@ class Overview:
     usage: Mapping[str, Mapping[date, int]]
     mrr: Sequence[Any]
     net_revenue: Sequence[Any]
+    meter_names: Mapping[str, str]
 
     @property
     def requests(self) -> int:
@@ -86,6 +89,7 @@ def get_overview(session: SystemSession, at: datetime) -> Overview:
         _by_day(session.execute(_USAGE_BY_DAY, values).all()),
         revenue.read_figure(session, "mrr", at),
         revenue.read_figure(session, "net-revenue", at),
+        {code: meter.name for code, meter in meters.all_meters(session).items()},
     )
 
 
@@ -129,9 +133,7 @@ def _revenue_charts(overview: Overview) -> list[Chart]:
 
 
 def _usage_chart(overview: Overview) -> Chart:
-    meters = sorted(overview.usage, key=lambda name: -sum(overview.usage[name].values()))[:MAX_METERS] or ["requests"]
-    points: list[ChartPoint] = [
-        (formatting.format_day(day), *(overview.usage.get(name, {}).get(day, 0) for name in meters))
-        for day in overview.days
-    ]
-    return charts.bar_chart("usage", "Accepted requests per day, all organizations (UTC)", points, series=meters)
+    columns = {code: [by_day.get(day, 0) for day in overview.days] for code, by_day in overview.usage.items()}
+    names, values = charts.meter_series(columns, overview.meter_names, len(overview.days))
+    points: list[ChartPoint] = list(zip(map(formatting.format_day, overview.days), *values, strict=True))
+    return charts.bar_chart("usage", "Accepted requests per day, all organizations (UTC)", points, series=names)

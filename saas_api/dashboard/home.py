@@ -23,7 +23,7 @@ from saas_api.core.web.charts import ChartPoint
 from saas_api.core.web.pages import HTMX_STOP_POLLING
 from saas_api.dashboard import context, navigation, running_period
 from saas_api.dashboard.running_period import CurrentPeriod
-from saas_api.usage import meter_file, meters, refused_requests
+from saas_api.usage import meters, refused_requests
 from saas_api.usage.ranges import DateRange
 
 bp = Blueprint("home", __name__)
@@ -289,14 +289,10 @@ def _recent(points: list[UsagePoint]) -> list[UsagePoint]:
 
 def _chart(days: DateRange, series: Mapping[Any, list[UsagePoint]], zone: str) -> Any:
     by_code = meters.all_meters(engine.session())
-    used = sorted((str(code) for code in series or list(by_code)[-1:]), reverse=True)
-    columns = {
-        code: [point.requests for point in _recent(series[code])] if code in series else [0] * DAYS for code in used
-    }
-    codes, values = charts.largest_series(columns, DAYS, "others")
+    columns = {str(code): [point.requests for point in _recent(points)] for code, points in series.items()}
+    names, values = charts.meter_series(columns, {code: meter.name for code, meter in by_code.items()}, DAYS)
     recent_days = [day for day in days if day > days.last - timedelta(days=DAYS)]
     points: list[ChartPoint] = list(zip(map(formatting.format_day, recent_days), *values, strict=True))
-    names = [meter_file.in_text(by_code[code].name) if code in by_code else code for code in codes]
     before = _requests(series, _previous_period)
     return charts.bar_chart("messages", f"Accepted calls per day ({zone})", points, series=names, previous=before)
 

@@ -48,13 +48,12 @@ MESSAGE_CSV_COLUMNS = (
     *("message_id", "to", "type", "subject", "status", "segments", "cost", "currency", "mode", "api_key_id"),
     *("attempts", "error_code", "created_at", "sent_at", "delivered_at"),
 )
-RANGE_LABELS = {
-    "24h": "Last 24 hours",
-    "7d": "Last 7 days",
-    "30d": "Last 30 days",
-    "period": "This billing period",
-    "last_period": "Last billing period",
-    "custom": "Custom dates",
+RANGES = {
+    "24h": "24 hours",
+    "7d": "7 days",
+    "30d": "30 days",
+    "period": "This period",
+    "last_period": "Last period",
 }
 FAILURE_REASON_LABELS = {
     "bounced": "The mailbox rejected the message.",
@@ -191,7 +190,7 @@ class MessageFilters(MessagesQuery):
     """Filters of the message list."""
 
     key = PrefixedId("key", load_default=None)
-    range = fields.String(load_default=None, validate=validate.OneOf(list(RANGE_LABELS)))
+    range = fields.String(load_default=None, validate=validate.OneOf(list(RANGES)))
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
 
 
@@ -212,7 +211,7 @@ def index() -> Response:
     return pages.render_page(
         "dashboard/messages/index.html",
         status=200 if page else 422,
-        form=_filled(form, mode),
+        form=Form({"mode": mode, **form.values}, form.errors),
         messages=page.items if page else (),
         names=(names := usage_costs.get_key_names(engine.session(), context.current_organization_id())),
         choices=_choices(names),
@@ -303,17 +302,11 @@ def _sms_text(values: Mapping[str, Any]) -> str:
     return content.replace_typographic_characters(text) if values.get("smart_encoding") else text
 
 
-def _filled(form: Form, mode: str) -> Form:
-    """Returns the filters with the mode and the range in force: custom with dates."""
-    has_dates = form.value("start_date") or form.value("end_date")
-    return Form({"mode": mode, **form.values, **({"range": "custom"} if has_dates else {})}, form.errors)
-
-
-def _choices(names: Mapping[UUID, str]) -> dict[str, list[tuple[str, str]]]:
+def _choices(names: Mapping[UUID, str]) -> dict[str, list[tuple[str, Any]]]:
     return {
         "statuses": [("", "Any"), *((status, status.capitalize()) for status in MessageStatus)],
         "keys": [("", "Any"), *((ids.format_id("key", key_id), name) for key_id, name in names.items())],
-        "ranges": [("", "Any"), *RANGE_LABELS.items()],
+        "ranges": [("Any time", {}), *((text, {"range": name}) for name, text in RANGES.items())],
     }
 
 

@@ -422,9 +422,8 @@ def _format_range(days: DateRange) -> str:
 
 def call_chart(calls: CallSeries, days: DateRange, by_code: Mapping[str, MeterContent]) -> Chart:
     """Returns the chart of accepted calls by meter; of more than four meters the three most used and the rest."""
-    columns = {code: calls.by_meter[code] for code in sorted(calls.by_meter)}
-    codes, values = charts.largest_series(columns, len(calls.starts), "Others")
-    names = [by_code[code].name if code in by_code else code for code in codes]
+    meter_names = {code: meter.name for code, meter in by_code.items()}
+    names, values = charts.meter_series(calls.by_meter, meter_names, len(calls.starts))
     title = f"Accepted calls per {calls.interval}, by meter ({days.zone.key})"
     points = list(zip(_labels(calls, days), *values, strict=True))
     return charts.bar_chart("usage", title, points, series=names, x_name=calls.interval, previous=calls.before)

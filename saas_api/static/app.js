@@ -34,11 +34,13 @@
     const label = button.querySelector("span");
     try {
       await copyText(button.dataset.copy);
-      const before = label.textContent;
-      label.textContent = "Copied";
       say("Copied");
       button.closest("dialog")?.removeAttribute("data-guard");
-      setTimeout(() => { label.textContent = before; }, 2000);
+      if (label) {
+        const before = label.textContent;
+        label.textContent = "Copied";
+        setTimeout(() => { label.textContent = before; }, 2000);
+      }
     } catch {
       say("Copying did not work here. Select the text and copy it by hand.");
     }
@@ -135,7 +137,7 @@
     } else if (event.key === "?") {
       document.getElementById("shortcuts")?.showModal();
     } else if (event.key === "/") {
-      const search = document.querySelector('[role="search"] input');
+      const search = document.querySelector('[role="search"] input:not([type="hidden"])');
       if (search) {
         event.preventDefault();
         search.focus();
@@ -178,6 +180,56 @@
     }
   };
 
+  /* Filters apply when they change, without empty ones in the address; the changed one keeps the focus. */
+  let applying;
+
+  const applyFilters = (event) => {
+    const { form, id, type, value } = event.target;
+    const isTypingYear = type === "date" && value && value < "1900";
+    if (!form?.matches("[data-auto]") || isTypingYear) {
+      return;
+    }
+    clearTimeout(applying);
+    applying = setTimeout(() => {
+      sessionStorage.setItem("focus", id);
+      form.requestSubmit();
+    }, type === "date" ? 800 : 250);
+  };
+
+  const dropEmpty = (event) => {
+    if (event.target.matches("[data-auto]")) {
+      clearTimeout(applying);
+      for (const [name, value] of [...event.formData]) {
+        if (!value) {
+          event.formData.delete(name);
+        }
+      }
+    }
+  };
+
+  const restoreFocus = () => {
+    const id = sessionStorage.getItem("focus");
+    sessionStorage.removeItem("focus");
+    document.getElementById(id)?.focus({ preventScroll: true });
+  };
+
+  const pickAll = ({ target }) => {
+    if (target.matches("[data-pick-all]")) {
+      for (const box of target.closest("table").querySelectorAll(".pick input")) {
+        box.checked = target.checked;
+      }
+    }
+  };
+
+  const closeMenus = (event) => {
+    for (const menu of document.querySelectorAll(".dropdown[open]")) {
+      if (event.key === "Escape") {
+        menu.querySelector("summary").focus();
+      }
+      menu.open = event.type === "click" ? menu.contains(event.target) : event.key !== "Escape";
+    }
+  };
+
   /* What the server cannot know. */
   const fillIn = (root) => {
     for (const field of root.querySelectorAll("input[data-zone]")) {
@@ -198,11 +250,17 @@
   document.addEventListener("DOMContentLoaded", () => {
     document.body.append(tip);
     fillIn(document);
+    restoreFocus();
     countOn();
     setInterval(countOn, 30000);
   });
   document.addEventListener("submit", holdButtons);
-  document.addEventListener("change", matchRange);
+  for (const handle of [matchRange, applyFilters, pickAll]) {
+    document.addEventListener("change", handle);
+  }
+  document.addEventListener("formdata", dropEmpty);
+  document.addEventListener("click", closeMenus);
+  addEventListener("keydown", closeMenus);
   addEventListener("pageshow", releaseButtons);
   addEventListener("keydown", shortcut);
   for (const kind of ["pointerover", "focusin"]) {

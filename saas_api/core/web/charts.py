@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from saas_api.core import formatting
@@ -13,7 +13,8 @@ ChartPoint = tuple[str, *tuple[Number, ...]]
 ValueFormat = Callable[[Decimal], str]
 MAX_POINTS, MAX_SERIES, MAX_BUCKETS, MAX_LABELS = 366, 4, 92, 8
 _WEEK = 7
-_INTERVALS = 4
+_INTERVALS = (4, 3, 5)
+"""Numbers of steps of the y-axis, the preferred first."""
 _STEPS = (Decimal(1), Decimal(2), Decimal("2.5"), Decimal(5), Decimal(10))
 _BAR_SHARE, _MAX_BAR_WIDTH = 72, Decimal(8)
 
@@ -38,6 +39,8 @@ class Bucket:
 
     tip: label and values in one line
     cells: exact values as text, with their total when there are several series
+    points: indexes of its first and its last point
+    href: what it leads to; empty for nothing
     """
 
     label: str
@@ -47,6 +50,8 @@ class Bucket:
     cells: tuple[str, ...]
     is_empty: bool
     bars: tuple[Bar, ...]
+    points: tuple[int, int]
+    href: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,10 +158,19 @@ def level_chart(
     return _draw(chart_id, title, data)
 
 
+def with_links(chart: Chart, link: Callable[[int, int], str]) -> Chart:
+    """The chart with a link from each bucket.
+
+    link: the URL of what a bucket counts, by the indexes of its first and its last point
+    """
+    return replace(chart, buckets=tuple(replace(bucket, href=link(*bucket.points)) for bucket in chart.buckets))
+
+
 def _draw(chart_id: str, title: str, data: _Data) -> Chart:
-    top = _axis_maximum([row.total for row in data.buckets])
+    top, steps = _axis([row.total for row in data.buckets])
     stacks = [_stack(n, len(data.buckets), row.values, top) for n, row in enumerate(data.buckets)]
-    return _chart(data, chart_id, title, top, stacks)
+    grid = tuple((_percent(steps - n, steps), _abbreviate(top / steps * n)) for n in range(steps + 1))
+    return _chart(data, chart_id, title, grid, stacks)
 
 
 def largest_series(
@@ -177,6 +191,19 @@ def largest_series(
         others = zip(*(columns[name] for name in columns if name not in shown), strict=True)
         names, values = [*names, rest], [*values, [sum(group) for group in others]]
     return names, values
+
+
+def meter_series(
+    columns: Mapping[str, Sequence[Number]], names: Mapping[str, str], count: int
+) -> tuple[Sequence[str], Sequence[Sequence[Number]]]:
+    """Names and values of at most four meters, as `largest_series`: in one order, so in the same colors everywhere.
+
+    columns: values of each meter by its code
+    names: of the meters by code; one without is shown by its code
+    count: number of values, for a chart without meters
+    """
+    codes, values = largest_series({code: columns[code] for code in sorted(columns)}, count, "Others")
+    return [names.get(code, code) for code in codes], values
 
 
 def _validate(points: Sequence[ChartPoint], series: Sequence[str]) -> list[_Row]:
@@ -210,15 +237,24 @@ def _highest(rows: list[_Row]) -> tuple[Decimal, ...]:
     return tuple(max(column) for column in zip(*(row.values for row in rows), strict=True))
 
 
-def _axis_maximum(values: list[Decimal]) -> Decimal:
-    """The value of the upper edge: four steps of 1, 2, 2.5 or 5 times a power of ten."""
-    least = max(values) / _INTERVALS
-    if not least:
-        return Decimal(_INTERVALS)
+def _axis(values: list[Decimal]) -> tuple[Decimal, int]:
+    """The value of the upper edge and the number of steps below it, each of 1, 2, 2.5 or 5 times a power of ten.
+
+    The edge is the least that three to five steps can have.
+    """
+    highest = max(values)
+    if not highest:
+        return Decimal(_INTERVALS[0]), _INTERVALS[0]
+    is_whole = all(value == int(value) for value in values)
+    return min(
+        ((_step(highest / count, is_whole=is_whole) * count, count) for count in _INTERVALS), key=lambda axis: axis[0]
+    )
+
+
+def _step(least: Decimal, *, is_whole: bool) -> Decimal:
     power = Decimal(1).scaleb(least.adjusted())
     step = next(factor * power for factor in _STEPS if factor * power >= least)
-    is_whole = all(value == int(value) for value in values)
-    return _INTERVALS * (max(step, Decimal(1)) if is_whole else step)
+    return max(step, Decimal(1)) if is_whole else step
 
 
 def _abbreviate(value: Decimal) -> str:
@@ -248,10 +284,14 @@ def _bucket(data: _Data, n: int, bars: tuple[Bar, ...]) -> Bucket:
         text = ", ".join(parts) or data.fmt(Decimal(0))
         cells.append(data.fmt(row.total))
     x, width = _percent(n, count), _percent(1, count)
-    return Bucket(row.label, x, width, f"{row.label}: {text}", tuple(cells), not row.total, bars)
+    size = 1 if data.buckets is data.rows else _WEEK
+    points = (n * size, min((n + 1) * size, len(data.rows)) - 1)
+    return Bucket(row.label, x, width, f"{row.label}: {text}", tuple(cells), not row.total, bars, points)
 
 
-def _chart(data: _Data, chart_id: str, title: str, top: Decimal, stacks: Sequence[tuple[Bar, ...]]) -> Chart:
+def _chart(
+    data: _Data, chart_id: str, title: str, grid: tuple[tuple[str, str], ...], stacks: Sequence[tuple[Bar, ...]]
+) -> Chart:
     is_by_week = data.buckets is not data.rows
     totals = _sums(data.rows) if data.is_additive else _highest(data.rows)
     combines = "adds up" if data.is_additive else "is the highest of"
@@ -264,9 +304,7 @@ def _chart(data: _Data, chart_id: str, title: str, top: Decimal, stacks: Sequenc
         note=f"Each bar {combines} {_WEEK} {data.x_name}s." if is_by_week else "",
         is_empty=not any(totals),
         legend=tuple((k, name, data.fmt(totals[k - 1])) for k, name in enumerate(data.series, 1)),
-        grid=tuple(
-            (_percent(_INTERVALS - n, _INTERVALS), _abbreviate(top / _INTERVALS * n)) for n in range(_INTERVALS + 1)
-        ),
+        grid=grid,
         labels=tuple(_labels([row.label for row in data.rows[:: _WEEK if is_by_week else 1]])),
         buckets=tuple(_bucket(data, n, stack) for n, stack in enumerate(stacks)),
     )

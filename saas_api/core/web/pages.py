@@ -27,13 +27,20 @@ class PageResponse(Response):
     is_secret = False
 
 
+def filter_url(**changes: Any) -> str:
+    """URL of the first page of this list with other filters.
+
+    changes: parameters of the query; an empty value leaves one out
+    """
+    arguments = {**request.args, "cursor": None, **changes, **(request.view_args or {})}
+    return url_for(request.endpoint or "", **{name: value for name, value in arguments.items() if value})
+
+
 def pagination_links(next_cursor: str | None) -> dict[str, Any]:
     """URLs of the next page ("older") and of the first page ("newer") with the filters; empty without such a page."""
-    filters: dict[str, Any] = {name: value for name, value in request.args.items() if value and name != "cursor"}
-    endpoint, arguments = request.endpoint or "", {**filters, **(request.view_args or {})}
     return {
-        "older": url_for(endpoint, **arguments, cursor=next_cursor) if next_cursor else "",
-        "newer": url_for(endpoint, **arguments) if request.args.get("cursor") else "",
+        "older": filter_url(cursor=next_cursor) if next_cursor else "",
+        "newer": filter_url() if request.args.get("cursor") else "",
     }
 
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from saas_api.core import access, brand, clock, formatting, ids, time_zones
 from saas_api.core.access import public_view
 from saas_api.core.errors import NotFound
-from saas_api.core.web import forms
+from saas_api.core.web import forms, pages
 from saas_api.core.web.forms import Form
 
 ASSET_FOLDERS = {
@@ -44,6 +44,8 @@ def init_templates(app: Flask) -> None:
         no_form=Form(),
         csrf_token=forms.csrf_token,
         form_key=forms.new_form_key,
+        filter_url=pages.filter_url,
+        date_presets=list_date_presets,
         may=can,
         plural=pluralize,
     )
@@ -127,6 +129,19 @@ def format_relative_time(instant: datetime | None, zone: str = "UTC") -> str:
     if abs(elapsed) > _RELATIVE_LIMIT:
         return format_datetime(instant, zone)
     return _time_element(instant, zone, formatting.format_elapsed(elapsed), attributes=" data-ago")
+
+
+def list_date_presets(zone: str) -> list[tuple[str, dict[str, str]]]:
+    """Ranges of days up to today for `ui.range`: their names, and the dates of the query."""
+    today = clock.now().astimezone(time_zones.get_zone(zone)).date()
+    last_days = {"Today": 1, "Last 7 days": 7, "Last 30 days": 30}
+    return [
+        ("Any time", {}),
+        *(
+            (name, {"start_date": str(today - timedelta(days=days - 1)), "end_date": str(today)})
+            for name, days in last_days.items()
+        ),
+    ]
 
 
 def public_id(value: UUID, prefix: str) -> str:
