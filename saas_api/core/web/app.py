@@ -33,7 +33,7 @@ from saas_api.core.errors import (
 )
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import ROOT, setting
-from saas_api.core.web import access_log, error_pages, http
+from saas_api.core.web import access_log, compression, error_pages, http
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -168,6 +168,7 @@ def init_app(app: Flask) -> None:
     """Register request ids, security headers, JSON and error handlers."""
     app.json = OrjsonProvider(app)
     access_log.init_app(app)
+    compression.init_app(app)
     app.before_request(_start_request)
     app.after_request(_add_response_headers)
     app.extensions["security_headers"] = _security_headers(app.config["APP_URL"])

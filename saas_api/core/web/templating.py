@@ -1,10 +1,9 @@
 """Jinja: filters and macros of the templates, and the static files that pages load."""
 
-import gzip
 import hashlib
 import mimetypes
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from importlib.resources import files
 from typing import Any
@@ -16,7 +15,8 @@ from markupsafe import Markup
 from saas_api.core import access, brand, clock, formatting, ids, time_zones
 from saas_api.core.access import public_view
 from saas_api.core.errors import NotFound
-from saas_api.core.web import forms, pages
+from saas_api.core.web import compression, forms, pages
+from saas_api.core.web.compression import Encoding
 from saas_api.core.web.forms import Form
 
 ASSET_FOLDERS = {
@@ -62,9 +62,15 @@ class Asset:
     """
 
     body: bytes
-    gzipped: bytes
     version: str
     media_type: str
+    _compressed: dict[Encoding, bytes] = field(default_factory=dict)
+
+    def compressed(self, encoding: Encoding) -> bytes:
+        """The body in an encoding; it is compressed once."""
+        if encoding not in self._compressed:
+            self._compressed[encoding] = compression.compress(self.body, encoding, is_stored=True)
+        return self._compressed[encoding]
 
 
 def asset_url(name: str) -> str:
@@ -74,15 +80,14 @@ def asset_url(name: str) -> str:
 
 @public_view
 def serve_asset(name: str) -> Response:
-    """Serve a static file, gzipped when the client accepts it."""
+    """Serve a static file."""
     if name not in ASSET_FOLDERS and name != (brand.current_brand().logo_asset or None):
         raise NotFound
     asset = _asset(name)
     response = Response(asset.body, mimetype=asset.media_type)
-    if request.accept_encodings.quality("gzip"):
-        response.set_data(asset.gzipped)
-        response.headers["Content-Encoding"] = "gzip"
-    response.vary.add("Accept-Encoding")
+    if encoding := compression.negotiate(response):
+        response.set_data(asset.compressed(encoding))
+        compression.mark_compressed(response, encoding)
     is_current = request.args.get("v") == asset.version
     response.headers["Cache-Control"] = _IMMUTABLE if is_current else "no-cache"
     if asset.media_type == "image/svg+xml":
@@ -96,8 +101,7 @@ def _asset(name: str) -> Asset:
     if name not in assets:
         body = _read_file(name, brand.current_brand())
         media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        version = hashlib.sha256(body).hexdigest()[:12]
-        assets[name] = Asset(body, gzip.compress(body, 9, mtime=0), version, media_type)
+        assets[name] = Asset(body, hashlib.sha256(body).hexdigest()[:12], media_type)
     return assets[name]
 
 
