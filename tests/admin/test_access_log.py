@@ -81,4 +81,12 @@ def test_every_page_of_the_console_names_what_it_shows(app: Flask) -> None:
         if rule.endpoint.startswith("admin.") and "GET" in (rule.methods or ())
         for argument in rule.arguments
     }
-    assert arguments - TARGET_TYPES.keys() == {"figure", "job", "job_id", "meter_code", "name", "provider", "version_id"}
+    assert arguments - TARGET_TYPES.keys() == {
+        "figure",
+        "job",
+        "job_id",
+        "meter_code",
+        "name",
+        "provider",
+        "version_id",
+    }
