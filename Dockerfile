@@ -13,6 +13,10 @@ COPY config.py wsgi.py serve.py gunicorn.conf.py ./
 COPY migrations migrations
 COPY templates templates
 COPY saas_api saas_api
+# The documentation portal shows these.
+COPY CHANGELOG.md ./
+COPY docs/*.md docs/
+COPY docs/guides docs/guides
 # Containers have a read-only file system: what is not compiled here is compiled at every start.
 RUN python -m compileall -q config.py wsgi.py serve.py gunicorn.conf.py migrations saas_api
 ARG REVISION=

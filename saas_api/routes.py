@@ -17,6 +17,7 @@ from saas_api.core.web.app import App
 from saas_api.core.web.endpoint import Operation
 from saas_api.dashboard import blueprint as dashboard
 from saas_api.docs import blueprint as docs
+from saas_api.docs import pages as docs_pages
 from saas_api.messages import api as messages_api
 from saas_api.metering import api as metering_api
 from saas_api.metering import events_api, forward_auth_api, holds_api, metered_endpoints
@@ -43,6 +44,7 @@ BLUEPRINT_PREFIXES = {
     dashboard.bp: "",
     admin.bp: "",
     docs.bp: "",
+    docs_pages.bp: "",
     ops.bp: "",
 }
 PAGES_FROM_REPLICA = (dashboard.bp, admin.bp)

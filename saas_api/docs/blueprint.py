@@ -1,4 +1,4 @@
-"""Swagger UI at /docs/, the OpenAPI document at /api/v1/openapi.json, and the documents of services beside them."""
+"""Swagger UI at /docs/explorer, the OpenAPI document at /api/v1/openapi.json, and the documents of services."""
 
 import functools
 import inspect
@@ -12,6 +12,7 @@ from flask import Blueprint, Flask, Response, make_response, url_for
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import Rule
 
+from saas_api.core import brand
 from saas_api.core.access import public_view
 from saas_api.core.db import engine
 from saas_api.core.web import app as web_app
@@ -32,7 +33,9 @@ class ApiReference(Swagger):
     def get_apispecs(self, endpoint: str = "openapi") -> dict[str, Any]:
         """The document, generated once."""
         if endpoint not in self.apispecs:
-            self.apispecs[endpoint] = openapi.build_openapi(list_api_routes(self.app), self.app.config["APP_URL"])
+            self.apispecs[endpoint] = openapi.build_openapi(
+                list_api_routes(self.app), self.app.config["APP_URL"], brand.current_brand().name
+            )
         return self.apispecs[endpoint]
 
 
@@ -59,7 +62,7 @@ def _route(rule: Rule, method: str, view: Any) -> ApiRoute:
     )
 
 
-@bp.get("/docs/services/<name>")
+@bp.get("/docs/explorer/<name>")
 @public_view
 def show_service(name: str) -> Response:
     """Show the reference of a service."""
@@ -81,7 +84,7 @@ def _show_platform(view: Callable[..., Any]) -> Any:
     return _allow_servers(make_response(view()))
 
 
-@bp.get("/docs/services/<name>/openapi.json")
+@bp.get("/docs/explorer/<name>/openapi.json")
 @public_view
 def service_document(name: str) -> Response:
     """The OpenAPI document of a service."""
@@ -117,11 +120,10 @@ def _mount(state: BlueprintSetupState) -> None:
 
 def _config() -> dict[str, Any]:
     return {
-        "title": "saas-api reference",
         "headers": [],
         "specs": [{"endpoint": "openapi", "route": "/api/v1/openapi.json"}],
         "static_folder": str(Path(__file__).with_name("static")),  # its own Swagger UI is of 2018 and not served
         "static_url_path": "/docs/assets",
-        "specs_route": "/docs/",
+        "specs_route": "/docs/explorer",
         "oauth_redirect": "/docs/oauth2-redirect.html",
     }

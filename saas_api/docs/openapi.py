@@ -127,15 +127,16 @@ def _error_order(error_type: type[ApiError]) -> tuple[int, str, int, str]:
     return error_type.status, error_type.code, len(error_type.__mro__), error_type.__name__
 
 
-def build_openapi(routes: Iterable[ApiRoute], server_url: str) -> dict[str, Any]:
+def build_openapi(routes: Iterable[ApiRoute], server_url: str, title: str) -> dict[str, Any]:
     """The OpenAPI 3.0.3 document of some routes, JSON-ready.
 
     server_url: address of the platform, without a path
+    title: name of the product
     source: https://spec.openapis.org/oas/v3.0.3
     """
     plugin = MarshmallowPlugin(schema_name_resolver=_schema_name)
     spec = APISpec(
-        title="saas-api",
+        title=title,
         version=VERSION,
         openapi_version="3.0.3",
         info={"description": API_DESCRIPTION},

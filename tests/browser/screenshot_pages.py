@@ -140,6 +140,8 @@ ANONYMOUS: dict[str, Steps] = {
     "login": open_path("/login"),
     "forgot-password": open_path("/forgot-password"),
     "docs": open_path("/docs/"),
+    "docs-guide": open_path("/docs/quickstart"),
+    "docs-error": open_path("/docs/errors/SPEND_CAP_REACHED"),
     "mailbox": open_path("/ops/mail"),
     "error-404": open_path("/nowhere", 404),
     "error-429": open_failing_page(TooMany(), 429),

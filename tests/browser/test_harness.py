@@ -37,6 +37,6 @@ def test_forbidden_behaviour_of_a_page_is_recorded(window: Window) -> None:
 
 def test_api_reference_works_offline(open_window: OpenWindow) -> None:
     window = open_window()
-    window.open("/docs/")
+    window.open("/docs/explorer")
     window.page.locator("#swagger-ui .opblock").first.wait_for()
     window.inspect()

@@ -18,7 +18,7 @@ OPENAPI = {
 def test_key_that_is_typed_once_authorizes_every_document_and_is_stored_nowhere(app: Flask, window: Window) -> None:
     create_service(app)
     change_service(app, services.set_openapi, "lookups", OPENAPI)
-    window.open("/docs/")
+    window.open("/docs/explorer")
     page = window.page
     page.get_by_role("button", name="Authorize").first.click()
     page.locator("#api_key_value").fill("sk_live_key")
@@ -28,7 +28,7 @@ def test_key_that_is_typed_once_authorizes_every_document_and_is_stored_nowhere(
     page.get_by_text("/v1/lookups").wait_for()
     page.get_by_role("button", name="Authorize").first.click()
     page.get_by_label("Remove authorization").first.wait_for()
-    assert page.url.endswith("/docs/services/lookups")
+    assert page.url.endswith("/docs/explorer/lookups")
     assert page.evaluate("[sessionStorage.length, localStorage.length]") == [0, 0]
 
 
@@ -39,7 +39,7 @@ def test_texts_of_a_document_run_nothing(app: Flask, window: Window) -> None:
     change_service(
         app, services.set_openapi, "lookups", {**OPENAPI, "info": {**OPENAPI["info"], "description": hostile}}
     )
-    page = window.open("/docs/services/lookups")
+    page = window.open("/docs/explorer/lookups")
     page.locator("#swagger-ui").get_by_text("the end").wait_for()
     assert page.title().startswith("API reference")
     assert page.locator("#swagger-ui script, #swagger-ui [onerror], #swagger-ui [href^=javascript]").count() == 0

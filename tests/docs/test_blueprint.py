@@ -57,19 +57,23 @@ def test_component_names_are_bare_class_names_without_a_counter(client: FlaskCli
     assert not [name for name in names if not re.fullmatch(r"[A-Za-z]+", name)]
 
 
-def test_landing_page_links_to_the_reference(client: FlaskClient) -> None:
+def test_landing_page_links_to_the_documentation(client: FlaskClient) -> None:
     assert 'href="/docs/"' in client.get("/").text
     assert client.get("/docs", follow_redirects=True).status_code == 200
 
 
-def test_reference_page_has_the_strict_content_security_policy(client: FlaskClient) -> None:
-    page = client.get("/docs/")
+def test_portal_leads_to_the_explorer(client: FlaskClient) -> None:
+    assert 'href="/docs/explorer"' in client.get("/docs/").text
+
+
+def test_explorer_has_the_strict_content_security_policy(client: FlaskClient) -> None:
+    page = client.get("/docs/explorer")
     assert page.headers["Content-Security-Policy"] == POLICY
     assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son[a-z]+=", page.text)
 
 
-def test_reference_page_loads_only_existing_local_files(client: FlaskClient) -> None:
-    page = client.get("/docs/").text
+def test_explorer_loads_only_existing_local_files(client: FlaskClient) -> None:
+    page = client.get("/docs/explorer").text
     addresses = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert len(addresses) >= 6
     for address in addresses:
@@ -81,7 +85,7 @@ def test_reference_page_loads_only_existing_local_files(client: FlaskClient) -> 
 
 def test_swagger_ui_is_current_and_ignores_the_query_of_its_address(client: FlaskClient) -> None:
     """Small: Swagger UI 3.14.1 with an old DOMPurify loaded the document that `?url=` names."""
-    page = client.get("/docs/?url=https://evil.example/openapi.json").text
+    page = client.get("/docs/explorer?url=https://evil.example/openapi.json").text
     assert "evil.example" not in page
     [bundle] = re.findall(r'src="([^"]+swagger-ui-bundle[^"]+)"', page)
     purifier = re.search(r'DOMPurify\.version="(\d+)\.(\d+)', client.get(bundle).text)
@@ -100,7 +104,7 @@ def test_swagger_ui_of_flasgger_is_not_served(client: FlaskClient, path: str) ->
 def test_files_of_the_reference_are_revalidated_and_pages_not_stored(client: FlaskClient) -> None:
     with client.get("/docs/assets/apidocs.css") as file:
         assert file.headers["Cache-Control"] == "no-cache"
-    assert client.get("/docs/").headers["Cache-Control"] == "no-store"
+    assert client.get("/docs/explorer").headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/docs/static/nothing.js"])
@@ -112,7 +116,7 @@ def test_missing_page_is_an_html_404(client: FlaskClient, path: str) -> None:
 
 
 def test_other_urls_of_flasgger_are_redirected_or_missing(client: FlaskClient) -> None:
-    assert client.get("/apidocs/index.html").headers["Location"] == "/docs/"
+    assert client.get("/apidocs/index.html").headers["Location"] == "/docs/explorer"
     assert client.get("/oauth2-redirect.html").status_code == 404
 
 

@@ -38,7 +38,7 @@ def document_of(access: Access) -> dict[str, Any]:
             "make_thing", "things", query=ThingQuery(), returns=ThingOut(), status=201, errors=(Conflict, Gone)
         ),
     )
-    document = openapi.build_openapi([route], "https://api.example")
+    document = openapi.build_openapi([route], "https://api.example", "Acme")
     validate(document)
     return document
 

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from saas_api.services import services
 from tests.support.services import change_service, create_service
 
-PAGE, DOCUMENT = "/docs/services/lookups", "/docs/services/lookups/openapi.json"
+PAGE, DOCUMENT = "/docs/explorer/lookups", "/docs/explorer/lookups/openapi.json"
 OPENAPI = {"openapi": "3.1.0", "info": {"title": "Lookups", "version": "1"}, "paths": {}}
 
 
@@ -23,10 +23,10 @@ def lookups(app: Flask) -> None:
 
 
 def test_reference_shows_only_services_with_a_document(app: Flask, client: FlaskClient) -> None:
-    assert PAGE not in client.get("/docs/").text
+    assert PAGE not in client.get("/docs/explorer").text
     assert [client.get(path).status_code for path in (PAGE, DOCUMENT)] == [404, 404]
     set_openapi(app)
-    assert f'href="{PAGE}"' in client.get("/docs/").text
+    assert f'href="{PAGE}"' in client.get("/docs/explorer").text
     assert f'data-url="{DOCUMENT}"' in client.get(PAGE).text
     assert client.get(DOCUMENT).json == OPENAPI
 
@@ -37,7 +37,7 @@ def test_document_that_is_removed_or_of_a_revoked_service_is_gone(
 ) -> None:
     set_openapi(app)
     change_service(app, end[0], "lookups", *end[1:])
-    assert PAGE not in client.get("/docs/").text
+    assert PAGE not in client.get("/docs/explorer").text
     assert [client.get(path).status_code for path in (PAGE, DOCUMENT)] == [404, 404]
 
 
@@ -57,7 +57,7 @@ def test_page_may_call_the_servers_of_the_documents(
     app: Flask, client: FlaskClient, servers: Any, connect: str
 ) -> None:
     set_openapi(app, servers=servers)
-    for page in (PAGE, "/docs/"):  # either shows every document
+    for page in (PAGE, "/docs/explorer"):  # either shows every document
         policy = client.get(page).headers["Content-Security-Policy"]
         assert f"connect-src {connect};" in policy
         assert "script-src 'self';" in policy

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from saas_api.cli import help_text
 from saas_api.cli.errors import EXIT_PROBLEMS, Command, CommandGroup
+from saas_api.docs import error_codes
 from saas_api.docs import openapi as docs_openapi
 
 MIGRATION_COMMANDS = "db"
@@ -201,7 +202,7 @@ def errors_page() -> str:
         for code, meanings in groupby(kinds, key=lambda kind: kind.code):
             lines += ["", f"### {code}"]
             for kind in meanings:
-                lines += ["", f"> {kind.message}", "", (kind.__doc__ or "").strip().partition("\n")[0]]
+                lines += ["", f"> {kind.message}", "", error_codes.describe(kind)]
     return "\n".join(lines) + "\n"
 
 

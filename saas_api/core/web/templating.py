@@ -22,6 +22,8 @@ from saas_api.core.web.forms import Form
 ASSET_FOLDERS = {
     "app.css": "saas_api/static/app.css",
     "app.js": "saas_api/static/app.js",
+    "docs.css": "saas_api/docs/static/docs.css",
+    "docs.js": "saas_api/docs/static/docs.js",
     "favicon.svg": "saas_api/static/favicon.svg",
     "htmx.min.js": "saas_api/static/vendor/htmx.min.js",
     "swagger-ui-bundle.js": "flask_swagger_ui/dist/swagger-ui-bundle.js",

@@ -1,0 +1,102 @@
+"""Requests as curl, Python and JavaScript: what the code sends, found by running it."""
+
+import json
+import shutil
+import subprocess
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from saas_api.docs import samples
+from saas_api.docs.samples import Request
+
+URL = "http://localhost:8080/api/v1"
+REQUESTS = [
+    Request("GET", f"{URL}/usage?start_date=2026-03-01&mode=live", {"X-API-Key": "sk_test_1"}),
+    Request("DELETE", f"{URL}/keys/key_1", {"Authorization": "Bearer token"}),
+    Request("POST", f"{URL}/auth/logout"),
+    Request(
+        "PUT",
+        f"{URL}/billing/alerts",
+        {"Authorization": "Bearer token", "Idempotency-Key": "one"},
+        {
+            "alerts": [{"is_on": True, "note": None}, {"is_on": False, "note": 'it\'s "here", é'}],
+            "empty": [],
+            "a-name": {"long": "x" * 90, "count": 3},
+        },
+    ),
+]
+EXPECTED = [
+    {"method": item.method, "url": item.url, "headers": dict(item.headers), "body": item.body} for item in REQUESTS
+]
+
+
+def test_curl_sends_the_request() -> None:
+    for request in REQUESTS:
+        assert samples.parse_curl(samples.render(request, "curl"), {}) == request
+
+
+def test_python_sends_the_request() -> None:
+    sent: list[dict[str, Any]] = []
+
+    def send(method: str) -> Any:
+        def call(url: str, headers: Any = None, json: Any = None) -> Any:
+            sent.append({"method": method.upper(), "url": url, "headers": headers or {}, "body": json})
+            return SimpleNamespace(json=dict)
+
+        return call
+
+    fake = SimpleNamespace(**{method: send(method) for method in ("get", "post", "put", "patch", "delete")})
+    for request in REQUESTS:
+        text = samples.render(request, "python").removeprefix("import requests\n")
+        exec(compile(text, "sample", "exec"), {"requests": fake, "print": lambda *_: None})  # noqa: S102 - our sample
+    assert sent == EXPECTED
+
+
+def test_javascript_sends_the_request() -> None:
+    if not shutil.which("node"):
+        pytest.skip("there is no node here")
+    sources = [f"await (async () => {{\n{samples.render(request, 'javascript')}\n}})();" for request in REQUESTS]
+    script = "\n".join(
+        [
+            "const sent = []; const print = console.log; console.log = () => {};",
+            "globalThis.fetch = async (url, init = {}) => { sent.push([url, init]); return new Response('{}'); };",
+            *sources,
+            "print(JSON.stringify(sent));",
+        ]
+    )
+    result = subprocess.run(
+        ["node", "--input-type=module", "-"], input=script, capture_output=True, text=True, check=True, timeout=60
+    )
+    sent = [
+        {
+            "method": options.get("method", "GET"),
+            "url": url,
+            "headers": {n: v for n, v in options.get("headers", {}).items() if n != "Content-Type"},
+            "body": json.loads(options["body"]) if "body" in options else None,
+        }
+        for url, options in json.loads(result.stdout)
+    ]
+    assert sent == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "curl $API/usage\ncurl $API/messages",
+        "KEY=$(curl $API/keys)",
+        "curl -o file $API/usage",
+        "curl $API/usage $API/messages",
+        "curl $API/usage | grep total",
+        "curl 'unfinished",
+        "echo hello",
+    ],
+)
+def test_text_that_is_more_than_one_call_is_none(text: str) -> None:
+    assert samples.parse_curl(text, {}) is None
+
+
+def test_variables_are_filled_in_and_others_are_named() -> None:
+    request = samples.parse_curl('curl $API/messages/$MESSAGE_ID -H "X-API-Key: $KEY"', {"API": URL, "KEY": "sk_1"})
+    assert request == Request("GET", f"{URL}/messages/MESSAGE_ID", {"X-API-Key": "sk_1"})
