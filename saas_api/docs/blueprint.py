@@ -12,7 +12,6 @@ from flask import Blueprint, Flask, Response, make_response, url_for
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import Rule
 
-from saas_api.core import brand
 from saas_api.core.access import public_view
 from saas_api.core.db import engine
 from saas_api.core.web import app as web_app
@@ -33,8 +32,9 @@ class ApiReference(Swagger):
     def get_apispecs(self, endpoint: str = "openapi") -> dict[str, Any]:
         """The document, generated once."""
         if endpoint not in self.apispecs:
+            config = self.app.config
             self.apispecs[endpoint] = openapi.build_openapi(
-                list_api_routes(self.app), self.app.config["APP_URL"], brand.current_brand().name
+                list_api_routes(self.app), config["APP_URL"], config["BRAND_NAME"]
             )
         return self.apispecs[endpoint]
 
