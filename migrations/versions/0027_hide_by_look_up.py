@@ -14,7 +14,7 @@ CREATE POLICY tenant ON absent_organizations TO saas_tenant USING (id = (SELECT 
 
 CREATE POLICY system ON absent_organizations TO saas_system USING (true);
 
--- In the home cell, for organizations in any cell. A changed organization keeps its old id here until the change ends.
+-- In the home cell, of organizations in every cell.
 CREATE TABLE external_ids (
   external_id text PRIMARY KEY, owner_id uuid NOT NULL, UNIQUE (owner_id, external_id));
 

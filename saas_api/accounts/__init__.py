@@ -41,5 +41,6 @@ DOMAIN = Domain(
         "auth.sessions",
         "auth.sign_in",
         "auth.verification",
+        "organizations.directory",
     ),
 )

@@ -9,7 +9,6 @@ from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, billing_email, members
@@ -34,6 +33,15 @@ RETURNING id, generation
 _LIST_RECENT_GENERATIONS = sa.text("""
 SELECT id, generation FROM organizations WHERE generation_at > now() - make_interval(mins => :minutes)
 """)
+_LOCK_EXTERNAL_IDS = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('external_ids:' || :owner, 0))")
+_RELEASE_EXTERNAL_IDS = sa.text(
+    "DELETE FROM external_ids WHERE owner_id = :owner AND external_id IS DISTINCT FROM CAST(:kept AS text)"
+)
+# The update changes nothing: without it a row that exists would not be returned.
+_RESERVE_EXTERNAL_ID = """
+INSERT INTO external_ids AS e (external_id, owner_id) VALUES (%(reserved)s, %(reserved_for)s)
+ON CONFLICT (external_id) DO UPDATE SET owner_id = e.owner_id RETURNING owner_id
+"""
 
 
 class OrganizationNotFound(NotFound):
@@ -190,52 +198,51 @@ def close(session: SystemSession, organization_id: UUID, at: datetime, actor: Ac
     return organization
 
 
-def set_external_id(
-    session: SystemSession, organization_id: UUID, external_id: str | None, actor: Actor, reason: str = ""
-) -> Organization:
-    """Set the name by which services know an organization, or remove it with None. Idempotent.
+def set_external_id(organization_id: UUID, external_id: str | None, actor: Actor, reason: str = "") -> Organization:
+    """Set the name by which services know an organization, or remove it with None, in the current cell. Idempotent.
 
+    An external id is reserved at home before the cell commits it, and the one of before is released afterwards, so no
+    two organizations have one at any time. What a killed call has reserved too much is released by the next one.
     external_id: 1 to 255 printable characters, not in the form of our own ids of organizations and keys
     reason: of an operator, for the audit log
     raises: OrganizationNotFound, ExternalIdTaken, ValidationFailed
     """
     if external_id is not None:
         _check_external_id(external_id)
-        _require_free_in_cells(organization_id, external_id)
-    organization = _lock(session, organization_id)
-    before, organization.external_id = organization.external_id, external_id
-    if before == external_id:
-        return organization
-    organization.updated_at = clock.now()
-    try:
-        session.flush()
-    except IntegrityError as error:
-        if engine.violated_constraint(error) == ExternalIdTaken.constraint:
-            raise ExternalIdTaken from error
-        raise
-    bump_generation(session, organization_id)
-    change = {"before": {"external_id": before}, "after": {"external_id": external_id}}
-    data = {**change, **({"reason": reason} if reason else {})}
-    audit.record_event(session, organization_id, actor, "organization.changed", ("organization", organization_id), data)
+    with tenancy.system_session("organizations.directory") as directory:
+        directory.execute(_LOCK_EXTERNAL_IDS, {"owner": str(organization_id)})
+        with tenancy.system_session("organizations.external_ids") as session:
+            organization = _lock(session, organization_id)
+            if external_id is not None:
+                _reserve_external_id(organization_id, external_id)
+            _write_external_id(session, organization, external_id, actor, reason)
+        directory.execute(_RELEASE_EXTERNAL_IDS, {"owner": organization_id, "kept": external_id})
     return organization
 
 
-def _require_free_in_cells(organization_id: UUID, external_id: str) -> None:
-    """Check that no organization of another cell has an external id; in one database a constraint does.
+def _write_external_id(
+    session: SystemSession, organization: Organization, external_id: str | None, actor: Actor, reason: str
+) -> None:
+    before, organization.external_id = organization.external_id, external_id
+    if before == external_id:
+        return
+    organization.updated_at = clock.now()
+    session.flush()  # the gate reads the row as soon as the generation is published
+    bump_generation(session, organization.id)
+    change = {"before": {"external_id": before}, "after": {"external_id": external_id}}
+    data = {**change, **({"reason": reason} if reason else {})}
+    audit.record_event(session, organization.id, actor, "organization.changed", ("organization", organization.id), data)
+
+
+def _reserve_external_id(organization_id: UUID, external_id: str) -> None:
+    """Reserve an external id in the directory at home, committed when this returns.
 
     raises: ExternalIdTaken
     """
-    if not cells.are_several():
-        return
-    taken = sa.select(Organization.id).where(
-        Organization.external_id == external_id, Organization.id != organization_id
-    )
-
-    def find() -> UUID | None:
-        with tenancy.system_session("organizations.external_ids") as session:
-            return session.scalar(taken)
-
-    if cells.search(find) is not None:
+    reserve = _RESERVE_EXTERNAL_ID, {"reserved": external_id, "reserved_for": organization_id}
+    with cells.use(None):
+        [(owner_id,)] = engine.execute_batch([tenancy.system_scope_statement("organizations.directory"), reserve])
+    if owner_id != organization_id:
         raise ExternalIdTaken
 
 

@@ -278,8 +278,7 @@ def set_external_id(operator: OperatorContext, organization_id: UUID, external_i
     raises: as `organizations.set_external_id`
     """
     reason, name = organizations.validate_reason(operator.reason), (external_id or "").strip()
-    with context.write_session() as session:
-        return organizations.set_external_id(session, organization_id, name or None, operator.actor, reason)
+    return organizations.set_external_id(organization_id, name or None, operator.actor, reason)
 
 
 def set_limit_overrides(

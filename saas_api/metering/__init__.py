@@ -7,7 +7,6 @@ DOMAIN = Domain(
     id_prefixes=("uev", "hld"),
     system_purposes=(
         "metering.events",
-        "metering.external_ids",
         "metering.holds",
         "metering.key",
         "metering.reversals",

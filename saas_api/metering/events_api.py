@@ -13,7 +13,6 @@ from saas_api.accounts.organizations import ExternalIdTaken, OrganizationNotFoun
 from saas_api.accounts.schemas import OrganizationEnvelope
 from saas_api.core import idempotency
 from saas_api.core.access import require_service
-from saas_api.core.db import tenancy
 from saas_api.core.errors import BadRequest, UnsupportedMediaType, ValidationFailed
 from saas_api.core.idempotency import IdempotencyKeyInvalid
 from saas_api.core.web import http
@@ -103,9 +102,7 @@ def reverse_event(event_id: str, body: dict[str, Any]) -> Reversal:
 def set_external_id(organization_id: UUID, body: dict[str, Any]) -> Any:
     """Name an organization as the services know it; events may then use the name as their subject."""
     actor = Actor("system", g.service.name)
-    with tenancy.system_session("metering.external_ids") as session:
-        organization = organizations.set_external_id(session, organization_id, body["external_id"], actor)
-    return {"organization": organization}
+    return {"organization": organizations.set_external_id(organization_id, body["external_id"], actor)}
 
 
 def _read_events() -> tuple[Sequence[Any], bool]:

@@ -85,6 +85,7 @@ _FIRST_MONTH = sa.text("""SELECT least(date_trunc('month', created_at)::date,
 _ARCHIVES = sa.text("SELECT table_name, month FROM archived_partitions WHERE month >= :since")
 _HAS_LEFT = sa.text("SELECT has_left FROM absent_organizations WHERE id = :id")
 _LEAVE = sa.text("UPDATE absent_organizations SET has_left = true WHERE id = :id")
+_FREE_EXTERNAL_ID = sa.text("UPDATE organizations SET external_id = NULL WHERE id = :id")
 _ARE_OTHERS_RUNNING = sa.text("""SELECT EXISTS (SELECT FROM pg_stat_activity
   WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
     AND (backend_xid::text::bigint < :xid OR backend_xmin::text::bigint <= :xid))""")
@@ -326,6 +327,7 @@ def _delete(organization_id: UUID, old: sa.Connection, *, is_home: bool) -> None
     for table in _list_tables(old):
         if table.name not in kept and not table.is_append_only:
             _delete_rows(old, table, organization_id)
+    old.execute(_FREE_EXTERNAL_ID, {"id": organization_id})  # another organization may have it later
     old.execute(_LEAVE, {"id": organization_id})
 
 

@@ -12,6 +12,9 @@ import sqlalchemy as sa
 from flask.testing import FlaskClient
 from sqlalchemy.exc import ProgrammingError
 
+from saas_api.accounts import organizations
+from saas_api.accounts.audit import Actor
+from saas_api.accounts.organizations import ExternalIdTaken
 from saas_api.billing import period_close
 from saas_api.cli import backups
 from saas_api.core import clock
@@ -375,6 +378,51 @@ def test_services_report_usage_of_organizations_in_both_cells(
     with spread.without_eu():
         response = client.post("/api/v1/events", json={"events": events}, headers=headers)
         assert response.status_code == 503
+
+
+def test_an_external_id_that_two_cells_take_at_once_is_that_of_one_organization(
+    spread: Spread, alice: User, carol: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spread.move(alice, "eu")
+    publish, racers = organizations.bump_generation, [carol]
+
+    def name(user: User) -> None:
+        with spread.app.app_context(), cells.use(cells.cell_of(organization_id(user))):
+            organizations.set_external_id(organization_id(user), "customer-1", Actor("system", "tests"))
+
+    def race_before_commit(*arguments: Any) -> None:
+        publish(*arguments)
+        if racers:
+            with ThreadPoolExecutor(1) as pool, pytest.raises(ExternalIdTaken):
+                pool.submit(name, racers.pop()).result()
+
+    monkeypatch.setattr(organizations, "bump_generation", race_before_commit)
+    name(alice)
+    named = "SELECT count(*) FROM organizations WHERE external_id = 'customer-1'"
+    assert [query(spread, cell, named)[0][0] for cell in (None, "eu")] == [0, 1]
+
+
+def test_an_external_id_whose_change_failed_stays_reserved_until_the_next_change(
+    spread: Spread, alice: User, carol: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spread.move(alice, "eu")
+
+    def name(user: User, external_id: str | None) -> None:
+        with spread.app.app_context(), cells.use(cells.cell_of(organization_id(user))):
+            organizations.set_external_id(organization_id(user), external_id, Actor("system", "tests"))
+
+    name(alice, "before")
+    with monkeypatch.context() as failing:
+        failing.setattr(organizations, "bump_generation", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            name(alice, "after")
+    for taken in ("before", "after"):
+        with pytest.raises(ExternalIdTaken):
+            name(carol, taken)
+    name(alice, "before")
+    name(carol, "after")
+    name(alice, None)
+    name(carol, "before")  # home's copy of alice's organization does not hold it either
 
 
 def test_jobs_of_a_cell_invoice_its_organizations_under_numbers_of_its_own(
