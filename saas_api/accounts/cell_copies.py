@@ -12,27 +12,24 @@ import sqlalchemy as sa
 
 from saas_api.core.db import cells, row_copies, tenancy
 
-_REPLACED = '{"password_hash": "!"}'  # home alone verifies passwords
+_USERS = "r.id = ANY (:ids) OR EXISTS (SELECT FROM operators o WHERE o.user_id = r.id)"
+_NOT_TO_SIGN_IN = '{"password_hash": "!"}'  # home alone verifies passwords
+_WITHOUT_NAME = '{"external_id": null}'  # unique at home: another organization may have what this one had
 _KNOWN_USERS = sa.text("SELECT id FROM users")
 _ORGANIZATIONS = sa.text("SELECT id FROM organizations")
-_DELETE_MEMBERSHIPS = sa.text("DELETE FROM memberships WHERE organization_id = ANY (:ids)")
-_OWNED = "r.organization_id = ANY (:ids)"
 
 
 def copy_users(cell: str, user_ids: Collection[UUID]) -> None:
     """Copy users and every operator from home to a cell, in a transaction there."""
-    with tenancy.system_session("accounts.home_rows") as home:
-        operators = row_copies.read_rows(home, "operators", "true", {})
-        condition = "r.id = ANY (:ids) OR EXISTS (SELECT FROM operators o WHERE o.user_id = r.id)"
-        users = row_copies.read_rows(home, "users", condition, {"ids": list(user_ids)}, _REPLACED)
-    with cells.use(cell), tenancy.system_session("accounts.cell_rows") as session:
+    ids = list(user_ids)
+    with (
+        tenancy.system_session("accounts.home_rows") as home,
+        cells.use(cell),
+        tenancy.system_session("accounts.cell_rows") as session,
+    ):
+        users = row_copies.read_changes(home, session, "users", _USERS, replaced=_NOT_TO_SIGN_IN, ids=ids)
         row_copies.write_rows(session, "users", users)
-        row_copies.write_rows(session, "operators", operators)
-        session.execute(
-            sa.text("""DELETE FROM operators WHERE user_id NOT IN (
-              SELECT user_id FROM jsonb_populate_recordset(CAST(NULL AS operators), CAST(:rows AS jsonb)))"""),
-            {"rows": operators},
-        )
+        row_copies.copy_changes(home, session, "operators", deletes=True)
 
 
 def copy_organizations(cell: str, organization_ids: Collection[UUID] | None = None) -> None:
@@ -40,15 +37,18 @@ def copy_organizations(cell: str, organization_ids: Collection[UUID] | None = No
 
     organization_ids: None for all of the cell
     """
-    with cells.use(cell), tenancy.system_session("accounts.cell_rows") as session:
+    with (
+        tenancy.system_session("accounts.home_rows") as home,
+        cells.use(cell),
+        tenancy.system_session("accounts.cell_rows") as session,
+    ):
         ids = list(organization_ids if organization_ids is not None else session.scalars(_ORGANIZATIONS))
-        organizations = row_copies.read_rows(session, "organizations", "r.id = ANY (:ids)", {"ids": ids})
-        memberships = row_copies.read_rows(session, "memberships", _OWNED, {"ids": ids})
-    with tenancy.system_session("accounts.home_rows") as home:
-        row_copies.write_rows(home, "organizations", organizations)
-        if row_copies.read_rows(home, "memberships", _OWNED, {"ids": ids}) != memberships:
-            home.execute(_DELETE_MEMBERSHIPS, {"ids": ids})
-            row_copies.write_rows(home, "memberships", memberships)
+        owned = "r.organization_id = ANY (:ids)"
+        changed = row_copies.read_changes(
+            session, home, "organizations", "r.id = ANY (:ids)", replaced=_WITHOUT_NAME, ids=ids
+        )
+        row_copies.write_rows(home, "organizations", changed)
+        row_copies.copy_changes(session, home, "memberships", owned, deletes=True, ids=ids)
 
 
 def refresh_copies(cell: str) -> None:

@@ -17,26 +17,28 @@ _IS_NEW = "NOT EXISTS (SELECT FROM plan_versions v WHERE v.id = new.plan_version
 def copy_catalogue(cell: str) -> None:
     """Copy meters and published plans from home to a cell, in two transactions there. Idempotent."""
     meter_copies.copy_meters(cell)
-    with tenancy.system_session("billing.home_rows") as home:
-        rows = {"plans": row_copies.read_rows(home, "plans", "true", {})}
-        rows["plan_versions"] = row_copies.read_rows(home, "plan_versions", "r.state <> 'draft'", {})
-        rows |= {table: row_copies.read_rows(home, table, _IS_PUBLISHED, {}) for table in _PARTS}
-    with cells.use(cell), tenancy.system_session("billing.cell_rows") as session:
-        row_copies.write_rows(session, "plans", rows["plans"])
+    with (
+        tenancy.system_session("billing.home_rows") as home,
+        cells.use(cell),
+        tenancy.system_session("billing.cell_rows") as session,
+    ):
+        versions = row_copies.read_changes(home, session, "plan_versions", "r.state <> 'draft'")
+        row_copies.copy_changes(home, session, "plans")
+        parts = {table: row_copies.read_changes(home, session, table, _IS_PUBLISHED) for table in _PARTS}
         # The parts of a version that is published are frozen, so a version arrives as a draft.
         session.execute(
             sa.text("""INSERT INTO plan_versions
               SELECT (jsonb_populate_record(CAST(NULL AS plan_versions),
                 v || '{"state": "draft", "published_at": null}')).*
               FROM jsonb_array_elements(CAST(:rows AS jsonb)) v ON CONFLICT DO NOTHING"""),
-            {"rows": rows["plan_versions"]},
+            {"rows": versions},
         )
         for table in _PARTS:
             new = sa.text(f"""SELECT coalesce(jsonb_agg(to_jsonb(new)), '[]')::text
               FROM jsonb_populate_recordset(CAST(NULL AS {table}), CAST(:rows AS jsonb)) new WHERE {_IS_NEW}""")
-            row_copies.write_rows(session, table, str(session.scalar(new, {"rows": rows[table]})), is_update=False)
+            row_copies.write_rows(session, table, str(session.scalar(new, {"rows": parts[table]})), is_update=False)
         for state in ("published", "retired"):
-            _set_state(session, rows["plan_versions"], state)
+            _set_state(session, versions, state)
 
 
 def _set_state(session: tenancy.SystemSession, versions: str, state: str) -> None:

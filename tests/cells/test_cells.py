@@ -1,6 +1,7 @@
 """CELLS: organizations in two PostgreSQL clusters, found by keys, users and services, and moved with nothing lost."""
 
 import contextlib
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -10,15 +11,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask.testing import FlaskClient
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DataError, ProgrammingError
 
-from saas_api.accounts import organizations
+from saas_api.accounts import cell_copies, organizations
 from saas_api.accounts.audit import Actor
 from saas_api.accounts.organizations import ExternalIdTaken
-from saas_api.billing import period_close
+from saas_api.billing import catalogue_copies, period_close
 from saas_api.cli import backups
 from saas_api.core import clock
-from saas_api.core.db import cells, presence, tenancy
+from saas_api.core.db import cells, presence, row_copies, tenancy
 from saas_api.core.jobs import schedule
 from saas_api.ops import cell_moves
 from saas_api.ops.cell_moves import CannotMove, CopyDiffers
@@ -423,6 +424,67 @@ def test_an_external_id_whose_change_failed_stays_reserved_until_the_next_change
     name(carol, "after")
     name(alice, None)
     name(carol, "before")  # home's copy of alice's organization does not hold it either
+
+
+def test_copies_follow_and_carry_only_what_changed(
+    spread: Spread, client: FlaskClient, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in_operator(spread.app, client)
+    publish_meter(spread.app)
+    spread.move(alice, "eu")
+    carried: list[str] = []
+
+    def carry(session: Any, table: str, rows: str, **options: Any) -> None:
+        carried.extend([table] * len(json.loads(rows)))
+        write(session, table, rows, **options)
+
+    write = row_copies.write_rows
+    monkeypatch.setattr(row_copies, "write_rows", carry)
+
+    def refresh() -> list[str]:
+        carried.clear()
+        with spread.app.app_context():
+            cell_copies.refresh_copies("eu")
+            catalogue_copies.copy_catalogue("eu")
+        return sorted(carried)
+
+    refresh()
+    assert refresh() == []
+    execute_as_superuser(spread.home, "UPDATE users SET full_name = 'Bob the builder' WHERE email LIKE 'bob@%'")
+    turns = "UPDATE memberships SET role = '{}' WHERE user_id = (SELECT id FROM users WHERE email LIKE '{}@%')".format
+    execute_as_superuser(spread.eu, turns("viewer", "alice"), turns("owner", "bob"))
+    assert refresh() == ["memberships", "memberships", "users"]
+    assert query(spread, "eu", "SELECT count(*) FROM users WHERE full_name = 'Bob the builder'")[0][0] == 1
+    assert query(spread, "eu", "SELECT DISTINCT password_hash FROM users") == [("!",)]
+    execute_as_superuser(spread.eu, "DELETE FROM memberships WHERE role = 'viewer'")
+    execute_as_superuser(spread.home, "UPDATE meters SET name = 'Searches' WHERE code = 'sms'", "DELETE FROM operators")
+    assert refresh() == ["meters"]
+    assert query(spread, "eu", "SELECT name FROM meters WHERE name = 'Searches' LIMIT 1")
+    assert query(spread, "eu", "SELECT count(*) FROM operators")[0][0] == 0
+    with spread.app.app_context(), tenancy.system_session("accounts.home_rows") as session:
+        assert session.scalar(sa.text("SELECT count(*) FROM memberships WHERE role = 'viewer'")) == 0
+
+
+def test_a_sweep_that_fails_is_named_and_stops_no_other(
+    spread: Spread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong statement in one cell is no cell that does not respond."""
+    called: list[str] = []
+
+    def fail() -> None:
+        with tenancy.system_session("demo.seed") as session:
+            session.execute(sa.text("SELECT 1 / 0"))
+
+    monkeypatch.setattr(schedule, "_sweeps", [fail, lambda: called.append(cells.display_name(cells.current()))])
+    with spread.app.app_context():
+        schedule.run_sweeps()
+        assert called == ["home", "eu"]
+        with pytest.raises(DataError, match="division by zero"):
+            cells.run_in_each(fail)
+        assert "cell_unavailable" not in caplog.text
+        with spread.without_eu():
+            schedule.run_sweeps()
+    assert called == ["home", "eu", "home"]
 
 
 def test_jobs_of_a_cell_invoice_its_organizations_under_numbers_of_its_own(

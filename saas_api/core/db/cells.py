@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from flask import g, has_request_context
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import OperationalError
 
 from saas_api.core.db import engine
 from saas_api.core.db.prepared import Statement
@@ -167,18 +167,25 @@ def group_by_cell(organization_ids: Iterable[UUID]) -> dict[str | None, set[UUID
 
 
 def run_in_each(call: Callable[[], object]) -> None:
-    """Call a function in each cell, the home cell first. A cell whose database fails does not stop the others.
+    """Call a function in each cell, the home cell first. A cell in which it fails does not stop the others.
 
-    raises: the errors of the function, of those of sqlalchemy.exc only at home
+    raises: at once when home does not respond; after the others the first error of the function, but not that another
+        cell does not respond
     """
+    failure: Exception | None = None
     for cell in names():
         with use(cell):
             try:
                 call()
-            except DBAPIError as error:
-                if cell is None:
+            except Exception as error:
+                if not engine.is_unavailable(error):
+                    failure = failure or error
+                elif cell is None:
                     raise
-                log.warning("cell_unavailable", cell=cell, kind=type(error).__name__, error=str(error.orig).strip())
+                else:
+                    log.warning("cell_unavailable", cell=cell, error=str(error).splitlines()[0])
+    if failure:
+        raise failure
 
 
 @contextmanager

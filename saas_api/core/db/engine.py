@@ -15,7 +15,7 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session as FlaskSession
 from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import PoolProxiedConnection
 
@@ -34,6 +34,8 @@ _READ_ONLY = "set_config('transaction_read_only', 'on', true)"
 _SEES_ABSENT = "set_config('app.sees_absent', 'on', true)"
 _PLAN_LOST = ("26000", "0A000")
 """SQLSTATE of a prepared statement that the connection does not have, or whose result a migration has changed."""
+_NO_CONNECTION = ("53300", "57P01", "57P02", "57P03")
+"""SQLSTATE of a server that has too many connections, shuts down or starts."""
 
 _PARTITION = re.compile(r"_(y\d{4}m\d{2}|default)$")
 """What the name of a partition adds to that of its table, as `create_partition` of the database writes it."""
@@ -238,6 +240,15 @@ def current_engine() -> sa.Engine:
 def failed_cell(error: Exception) -> str | None:
     """The cell whose database raised an error; None for the home cell."""
     return getattr(error, "cell", None)
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether a database accepted or kept no connection. Other errors concern the statement, such as its time-out."""
+    if not isinstance(error, DBAPIError):
+        return False
+    sqlstate = getattr(error.orig, "pgcode", None)
+    refused = sqlstate is None or sqlstate[:2] == "08" or sqlstate in _NO_CONNECTION
+    return error.connection_invalidated or (isinstance(error, OperationalError) and refused)
 
 
 @event.listens_for(sa.Engine, "handle_error")

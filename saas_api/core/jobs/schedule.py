@@ -4,6 +4,7 @@ A slot is an instant at which a scheduled job is due. Its row in job_runs makes 
 lease has ended, is repeated.
 """
 
+import functools
 import os
 import platform
 import uuid
@@ -16,7 +17,7 @@ import orjson
 import sqlalchemy as sa
 
 from saas_api.core import clock
-from saas_api.core.db import cells, tenancy
+from saas_api.core.db import cells, engine, tenancy
 from saas_api.core.domain import Domain
 from saas_api.core.jobs import queue as job_queue
 from saas_api.core.jobs.outbox import DueOwners
@@ -201,11 +202,20 @@ def run_sweeps() -> None:
 
 
 def _sweep_cell() -> None:
+    """Call each sweep and wake each drain of a cell; one that fails is logged and stops no other.
+
+    raises: DBAPIError when the database does not respond
+    """
+    steps = [(run.__qualname__, run) for run in sweeps()]
+    steps += [(drain.job, functools.partial(_wake_if_due, drain)) for drain in drains()]
     with cells.hold_moves():
-        for run in sweeps():
-            run()
-        for drain in drains():
-            _wake_if_due(drain)
+        for name, run in steps:
+            try:
+                run()
+            except Exception as error:
+                if engine.is_unavailable(error):
+                    raise
+                log.exception("sweep_failed", sweep=name, cell=cells.display_name(cells.current()))
 
 
 _CLAIM_NEW_RUN = sa.text("""
