@@ -17,7 +17,7 @@ from saas_api.billing.rating import bill, charges, plan_changes
 from saas_api.billing.rating.bill import RatedPlanVersion, UsageQuantity
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.core import money
-from saas_api.usage import meters, quantities, range_quantities, ranges, refused_requests, reports, sources
+from saas_api.usage import meters, quantities, range_quantities, ranges, reports, request_counts, sources
 from saas_api.usage.range_quantities import RangeQuantity
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.reports import AcceptedCalls, TimeseriesPoint, TimeseriesRange
@@ -204,7 +204,7 @@ def usage_report(
 
 
 def _add_refused(session: Session, organization_id: UUID, report: UsageReport) -> None:
-    for refused in refused_requests.refused_calls(session, organization_id, report.days, report.mode):
+    for refused in request_counts.refused_calls(session, organization_id, report.days, report.mode):
         for totals in report.totals_of(refused.day, (refused.method, refused.route), refused.api_key_id):
             if refused.outcome == "failed":
                 totals.failed_count += refused.requests
@@ -428,6 +428,6 @@ def usage_rows(
     for row, cost in _accepted_with_cost(session, organization_id, days, mode, pricing, meter):
         place = (row.day, *sources.get_endpoint(row.source), row.api_key_id)
         yield UsageRow(*place, row.meter, row.quantity, "accepted", row.requests, cost, row.dimensions)
-    for refused in refused_requests.refused_calls(session, organization_id, days, mode) if meter is None else ():
+    for refused in request_counts.refused_calls(session, organization_id, days, mode) if meter is None else ():
         place = (refused.day, refused.method, refused.route, refused.api_key_id)
         yield UsageRow(*place, None, None, refused.outcome, refused.requests, None, {})

@@ -23,7 +23,7 @@ from saas_api.core.web.charts import ChartPoint
 from saas_api.core.web.pages import HTMX_STOP_POLLING
 from saas_api.dashboard import context, navigation, running_period
 from saas_api.dashboard.running_period import CurrentPeriod
-from saas_api.usage import meters, refused_requests
+from saas_api.usage import meters, request_counts
 from saas_api.usage.ranges import DateRange
 
 bp = Blueprint("home", __name__)
@@ -197,7 +197,7 @@ def index() -> Any:
     now, is_live = clock.now(), principal.mode == KeyMode.LIVE
     days = _last_days(2 * DAYS, now, zone)
     series = usage_costs.usage_series(engine.session(), principal.organization_id, days, _range(principal.mode))
-    refused = refused_requests.refused_calls(engine.session(), principal.organization_id, days, principal.mode)
+    refused = request_counts.refused_calls(engine.session(), principal.organization_id, days, principal.mode)
     keys = list_recent_keys(engine.session(), principal.organization_id, principal.mode)
     delivery = get_delivery_rate(engine.session(), principal.organization_id, principal.mode)
     return pages.render_page(

@@ -31,7 +31,7 @@ from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import PAGE_SIZE
 from saas_api.dashboard import context
-from saas_api.usage import ranges, refused_requests, reports, sources
+from saas_api.usage import ranges, reports, request_counts, sources
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.reports import TimeseriesRange
 
@@ -100,7 +100,7 @@ def get_key_creators(session: Session, organization_id: UUID, ids: Sequence[UUID
     return {row.id: row.name or (_GONE if row.created_by else _PLATFORM) for row in rows}
 
 
-def request_counts(session: Session, organization_id: UUID, days: DateRange, modes: Iterable[str]) -> dict[UUID, int]:
+def count_requests(session: Session, organization_id: UUID, days: DateRange, modes: Iterable[str]) -> dict[UUID, int]:
     """Returns accepted and refused calls of a range by key; keys without calls are missing.
 
     modes: of the keys to count
@@ -110,12 +110,7 @@ def request_counts(session: Session, organization_id: UUID, days: DateRange, mod
         for row in reports.accepted_calls(session, organization_id, days, [], mode):
             if row.api_key_id is not None:
                 counts[row.api_key_id] += row.requests
-    refused = session.execute(
-        text("""SELECT api_key_id, sum(requests)::bigint FROM request_counts
-          WHERE organization_id = :organization_id AND bucket_at >= :starts_at AND bucket_at < :ends_at GROUP BY 1"""),
-        {"organization_id": organization_id, "starts_at": days.starts_at, "ends_at": days.ends_at},
-    )
-    counts.update(dict(refused.all()))
+    counts.update(request_counts.count_refused(session, organization_id, days.starts_at, days.ends_at))
     return dict(counts)
 
 
@@ -131,7 +126,7 @@ def get_key_usage(session: Session, organization_id: UUID, key_id: UUID, mode: s
             endpoint = endpoints[sources.get_endpoint(row.source)]
             for tally in (usage.total, usage.by_day[row.day], endpoint):
                 tally.success_count += row.requests
-    for refused in refused_requests.refused_calls(session, organization_id, days, mode):
+    for refused in request_counts.refused_calls(session, organization_id, days, mode):
         if refused.api_key_id == key_id:
             endpoint = endpoints[refused.method, refused.route]
             for tally in (usage.total, usage.by_day[refused.day], endpoint):
@@ -150,12 +145,8 @@ def count_requests_last_day(session: Session, organization_id: UUID, key_id: UUI
     accepted = sum(
         row.requests for row in reports.timeseries(session, organization_id, span) if row.api_key_id == key_id
     )
-    refused = session.scalar(
-        text("""SELECT coalesce(sum(requests), 0)::bigint FROM request_counts
-          WHERE organization_id = :organization_id AND api_key_id = :key_id AND bucket_at >= :since"""),
-        {"organization_id": organization_id, "key_id": key_id, "since": since},
-    )
-    return accepted + int(refused or 0)
+    refused = request_counts.count_refused(session, organization_id, since, span.ends_at)
+    return accepted + refused.get(key_id, 0)
 
 
 def plan_rate_limit(session: Session, organization_id: UUID) -> int:
@@ -271,7 +262,7 @@ def index() -> Response:
         form=form,
         keys=items,
         makers=get_key_creators(engine.session(), context.current_organization_id(), [key.id for key in items]),
-        counts=request_counts(engine.session(), context.current_organization_id(), _last_days(), modes),
+        counts=count_requests(engine.session(), context.current_organization_id(), _last_days(), modes),
         is_filtered=is_filtered,
         zone=context.current_zone(),
         **pages.pagination_links(page.next_cursor if page else None),

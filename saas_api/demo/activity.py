@@ -5,7 +5,7 @@ Only messages with their usage are inserted in bulk, by `demo.traffic`.
 
 import functools
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -21,10 +21,11 @@ from saas_api.api_keys import keys
 from saas_api.billing import alerts, period_close, periods, settlement, spend_cap, subscriptions
 from saas_api.billing.models import GrantKind, InvoiceStatus
 from saas_api.billing.wallet import GrantSource
-from saas_api.core import clock, time_zones
+from saas_api.core import clock, request_context, time_zones
 from saas_api.core.access import KeyMode, Principal
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.errors import TooManyRequests, ValidationFailed
 from saas_api.core.roles import MemberRole
 from saas_api.demo import timeline, traffic
 from saas_api.demo.organizations import DemoLogin, DemoOrganization
@@ -35,7 +36,8 @@ from saas_api.messages.models import Message
 from saas_api.payments import checkout, dunning, provider_events
 from saas_api.payments.checkout import AlreadyPaid, PaymentRequest
 from saas_api.providers import mock_payments
-from saas_api.usage import refused_requests
+from saas_api.usage import request_log, request_recorder
+from saas_api.usage.request_recorder import RequestDetails
 from saas_api.webhooks import endpoints
 from saas_api.webhooks import events as webhook_events
 from saas_api.webhooks import secrets as signing_secrets
@@ -48,6 +50,7 @@ DAYS_PER_WRITE = 7
 CLOSE_DELAY, PAYMENT_DELAY, RETRY_DELAY = 2 * HOUR, timedelta(days=2, hours=5), 3 * HOUR
 _PAYMENT_ACTIONS = {"decline_first": ["decline", "pay"], "wrong_first": ["pay_wrong", "pay"], "never": []}
 _SEND_ROUTE = "/api/v1/messages/send"
+_INVALID, _LIMITED = ((error.status, error.code, error.message) for error in (ValidationFailed, TooManyRequests))
 _CREDIT_REASON = "A gift to make up for the delays in the first week."
 _SET_TERMS = text("UPDATE billing_profiles SET net_terms_days = :days WHERE organization_id = :org")
 _KEYS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -79,6 +82,7 @@ class OrganizationActivity:
         self.key_ids: list[UUID] = []
         self.unwritten: list[DemoMessage] = []
         self.unwritten_days = 0
+        self.latency = demo_timeline.random(organization.name, "latency")
 
     def schedule(self) -> None:
         """Put the steps of the organization on the timeline."""
@@ -200,27 +204,33 @@ class OrganizationActivity:
         self.unwritten_days += 1
         rate_limited = chance.randrange(12) if chance.random() < 0.15 else 0
         refused_at = begin + (end - begin) * chance.uniform(0.4, 0.7)
-        self._count_refused(
-            refused_at, {"failed": round(count * chance.uniform(0.0, 0.02)), "rate_limited": rate_limited}
-        )
+        self._count_refused(refused_at, {_INVALID: round(count * chance.uniform(0.0, 0.02)), _LIMITED: rate_limited})
         is_end_of_month = end.astimezone(self.zone).day == 1
         if is_end_of_month or end >= self.timeline.ends_at or self.unwritten_days >= DAYS_PER_WRITE:
             self._write_messages()
 
-    def _count_refused(self, refused_at: datetime, counts: dict[str, int]) -> None:
+    def _count_refused(self, refused_at: datetime, counts: Mapping[tuple[int, str, str], int]) -> None:
         step_at = clock.now()
         clock.freeze_time(refused_at)
         caller = Principal("key", self.key_ids[0], self.id)
-        for outcome, count in counts.items():
+        for (status, code, message), count in counts.items():
+            details = RequestDetails(error_code=code, error_message=message)
             for _ in range(count):
-                refused_requests.count_refused(caller, _SEND_ROUTE, "POST", outcome)
+                self._record_request(caller, status, details)
         clock.freeze_time(step_at)
+
+    def _record_request(self, caller: Principal, status: int, details: RequestDetails) -> None:
+        """Record a request as if it had come now."""
+        request_context.begin_request(f"req_{secrets.token_hex(12)}", "203.0.113.20")
+        microseconds = round(1000 * self.latency.lognormvariate(2, 0.6))
+        request_recorder.record(caller, "POST", _SEND_ROUTE, status, microseconds, lambda: details)
+        request_context.clear_context()
 
     def _write_messages(self) -> None:
         with tenancy.tenant_session(self.id) as session:
             is_accepted = traffic.write_messages(session, self.id, self.unwritten)
         if is_accepted:
-            self._mark_keys_used()
+            self._record_use()
             events_begin_at = self.timeline.ends_at - WEBHOOK_DAYS * DAY
             live = [
                 message for message in self.unwritten if message.mode == KeyMode.LIVE and message.at > events_begin_at
@@ -228,10 +238,14 @@ class OrganizationActivity:
             self._publish_events(live[-MAX_WEBHOOK_EVENTS:])
         self.unwritten, self.unwritten_days = [], 0
 
-    def _mark_keys_used(self) -> None:
+    def _record_use(self) -> None:
         for message in self.unwritten:
             clock.freeze_time(message.at)
             keys.mark_used(self.id, message.key)
+            if message.at > self.timeline.ends_at - request_log.DAYS_KEPT * DAY:
+                caller = Principal("key", message.key, self.id, mode=message.mode)
+                self._record_request(caller, 202, RequestDetails(message_id=message.id))
+        request_recorder.flush()
 
     def _publish_events(self, messages: Sequence[DemoMessage]) -> None:
         for message in messages:

@@ -15,7 +15,7 @@ from saas_api.demo import activity, organizations, services, timeline
 from saas_api.demo.activity import OrganizationActivity
 from saas_api.demo.organizations import PLATFORM, DemoCredentials, DemoLogin
 from saas_api.demo.timeline import Timeline
-from saas_api.usage import refused_requests, rollups
+from saas_api.usage import request_counts, request_recorder, rollups
 
 DEFAULT_OPTIONS = {"organizations": 2, "days": 35, "messages": 500, "seed": 1}
 """Options of `make run`, whose demo is created within seconds."""
@@ -112,7 +112,8 @@ def _is_first() -> bool:
 
 def _finish_pending_work(organization_ids: list[str]) -> None:
     """Write counters that are still in memory, and finish deliveries, mails and rollups."""
-    refused_requests.flush_refused()
+    request_recorder.flush()
+    request_counts.sum_minutes()
     keys.flush_last_used()
     values = {"orgs": organization_ids}
     with timeline.demo_session() as session:

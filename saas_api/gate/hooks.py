@@ -1,6 +1,8 @@
 """Hooks before and after each request: authenticate, parse, limit, bind the transaction to the organization."""
 
 import time
+from collections.abc import Mapping
+from functools import lru_cache
 from uuid import UUID
 
 from flask import Flask, Response, current_app, g, request
@@ -10,7 +12,7 @@ from saas_api.accounts import sessions, tokens
 from saas_api.accounts.tokens import TokenAudience
 from saas_api.api_keys import keys
 from saas_api.billing import periods
-from saas_api.core import clock, crypto, request_context
+from saas_api.core import clock, crypto, ids, request_context
 from saas_api.core.access import Access, Principal
 from saas_api.core.db import cells, tenancy
 from saas_api.core.errors import ApiError, ServiceUnavailable
@@ -23,7 +25,8 @@ from saas_api.gate import authorization, browser_sessions, credentials, response
 from saas_api.metering import key_principals, limits
 from saas_api.metering.key_principals import KeyPrincipal
 from saas_api.services import service_calls
-from saas_api.usage import refused_requests
+from saas_api.usage import request_recorder
+from saas_api.usage.request_recorder import RequestDetails
 
 _OPERATIONS = {"keys": "verify"}
 """Operations in the statistics of services that have another name than the resource."""
@@ -121,7 +124,7 @@ def enforce_limits() -> None:
 
 
 def finish_request(response: Response) -> Response:
-    """Count a call of a service or a refused one of a key, return the quota of a failed one, add rate-limit headers."""
+    """Count and log the request, return the quota of a failed one, add rate-limit headers."""
     values = request_context.current_values()
     if "service" in values:
         _count_service_call(response)
@@ -131,8 +134,8 @@ def finish_request(response: Response) -> Response:
         decision and decision.code == LimitCode.QUOTA_EXCEEDED
     ):  # a request that succeeded before the quota was used up is replayed
         response = endpoint.find_replay(_get_view_metadata()[1]) or response
-    if decision or ("key_digests" in values and values.get("is_denied")):
-        _count_refused(response)
+    if "principal" in values:
+        _record_request(response)
     if call is None or decision is None:
         return response
     if response.status_code >= 400 or values.get("is_replayed"):
@@ -153,10 +156,37 @@ def _count_service_call(response: Response) -> None:
     service_calls.count_call(g.service.service_id, _OPERATIONS.get(resource, resource), code, seconds)
 
 
-def _count_refused(response: Response) -> None:
-    if 400 <= response.status_code < 500 and request.url_rule is not None:
-        outcome = "rate_limited" if response.status_code == 429 else "failed"
-        refused_requests.count_refused(g.principal, http.openapi_path(request.url_rule.rule), request.method, outcome)
+def _record_request(response: Response) -> None:
+    """Record a request of the API under the caller's organization; those of operators are not the organization's."""
+    values, incoming = request_context.current_values(), request_context.current_request()
+    principal: Principal = values.principal
+    is_of_api = incoming.path.startswith("/api/") and values.view_access.operator_role is None
+    if not is_of_api or incoming.url_rule is None or not principal.has_organization:
+        return
+    request_recorder.record(
+        principal,
+        incoming.method,
+        _openapi_path(incoming.url_rule.rule),
+        response.status_code,
+        int((time.perf_counter() - values.began_at) * 1_000_000),
+        lambda: _describe_request(response),
+    )
+
+
+_openapi_path = lru_cache(maxsize=None)(http.openapi_path)
+
+
+def _describe_request(response: Response) -> RequestDetails:
+    """What the log has of a request beside its status: its path, its error, the message that it was about."""
+    incoming = request_context.current_request()
+    message_id = (incoming.view_args or {}).get("message_id")
+    error: Mapping[str, str] = {}
+    if response.is_json and (response.status_code >= 400 or incoming.method == "POST"):
+        body = response.get_json()
+        error = body.get("error") or {}
+        if ids.is_public_id(created := str((body.get("data") or {}).get("message_id")), "msg"):
+            message_id = ids.parse_id("msg", created)
+    return RequestDetails(incoming.path, error.get("code"), error.get("message"), message_id)
 
 
 def _find_view_metadata() -> tuple[Access, Operation | None] | None:

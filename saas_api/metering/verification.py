@@ -23,10 +23,11 @@ from saas_api.metering.recording import UsageRecordedBefore
 from saas_api.metering.refusals import CustomerKeyNotFound, RateLimited
 from saas_api.services import catalogue, service_tokens
 from saas_api.services.service_tokens import ServicePrincipal
-from saas_api.usage import ledger, meters, refused_requests, sources
+from saas_api.usage import ledger, meters, request_recorder, sources
 from saas_api.usage.ledger import MeteredUsage, UsageRecord
 from saas_api.usage.meter_file import MeterContent
 from saas_api.usage.meters import InvalidQuantity, MissingProperty
+from saas_api.usage.request_recorder import RequestDetails
 
 VALID, NOT_FOUND = "VALID", "NOT_FOUND"
 CODES = (
@@ -190,7 +191,23 @@ class _Decision:
             return self._refused(error)
         if self.request.key is not None:
             keys.mark_used(self.principal.organization_id, self.principal.id)
+        self._record_request(200)
         return self._answer(VALID, recorded=recorded)
+
+    def _record_request(self, status: int, error: ApiError | None = None) -> None:
+        """Record the call of the service that was verified, under the id of the verification."""
+        method, route = sources.get_endpoint(self.request.endpoint or self.service.name)
+        request_recorder.record(
+            self.principal,
+            method,
+            route,
+            status,
+            describe=lambda: RequestDetails(
+                error_code=error.code if error else None,
+                error_message=error.message if error else None,
+                ip=self.request.ip,
+            ),
+        )
 
     def _load(self, *, is_fresh: bool = False) -> KeyPrincipal:
         if self.request.organization_id is not None:
@@ -301,11 +318,9 @@ class _Decision:
         recorded = self._find_recorded()
         if recorded is not None:  # the same request was answered before
             return self._answer(VALID, recorded=recorded)
-        method, route = sources.get_endpoint(self.request.endpoint or self.service.name)
-        outcome = "rate_limited" if error.status == 429 else "failed"
-        refused_requests.count_refused(self.principal, route, method, outcome)
         if error.code == TooManyRequests.code:
             error = RateLimited(details=error.details, retry_after=error.retry_after)
+        self._record_request(error.status, error)
         return self._answer(error.code, refusal=error)
 
     def _answer(

@@ -14,6 +14,7 @@ _EXPIRED_ROWS = {
     "mock_sends": "created_at < now() - interval '7 days'",
     "service_calls": "bucket_at < now() - interval '90 days'",
     "mails": "finished_at < now() - interval '90 days'",
+    "request_log": "at < now() - interval '30 days'",
 }
 
 
@@ -43,7 +44,7 @@ def _delete_batch(statement: TextClause) -> int:
     "ops.purge",
     every=DAY,
     offset=195 * MINUTE,
-    description="Delete expired idempotency keys, old job runs and the mock provider's memory.",
+    description="Delete expired idempotency keys, old job runs and logged requests, and the mock provider's memory.",
 )
 def purge() -> dict[str, int]:
     return delete_expired_rows()

@@ -1,4 +1,4 @@
-"""Usage ledger, its rollups by hour, and counts of refused calls."""
+"""Usage ledger, its rollups by hour, counts of calls and the log of requests."""
 
 from saas_api.core.domain import Domain
 from saas_api.core.roles import ALL_ROLES

@@ -1,11 +1,11 @@
-"""Tables of meters, the usage ledger, its rollups and their watermark, and the counts of refused requests."""
+"""Tables of meters, the usage ledger, its rollups and their watermark, the counts of requests and their log."""
 
 import uuid
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, FetchedValue, Numeric, Text
+from sqlalchemy import BigInteger, DateTime, FetchedValue, Integer, Numeric, SmallInteger, Text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -152,8 +152,13 @@ class RollupWatermark(Model):
     rolled_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 
-class RefusedRequestCount(Model):
-    """Refused calls of an API key by local hour; nothing is billed from it."""
+class RequestCount(Model):
+    """Calls under an API key by minute, later by local hour; nothing is billed from it.
+
+    is_hour: of a local hour, into which the minutes of more than a day ago are summed
+    latency: calls by bucket of `request_counts.latency_bucket`; shorter where the last ones are empty, and without the
+        calls whose latency is not known
+    """
 
     __tablename__ = "request_counts"
 
@@ -163,5 +168,37 @@ class RefusedRequestCount(Model):
     route: Mapped[str] = mapped_column(Text, primary_key=True)
     method: Mapped[str] = mapped_column(Text, primary_key=True)
     mode: Mapped[str] = mapped_column(Text, primary_key=True)
-    outcome: Mapped[str] = mapped_column(Text, primary_key=True)
+    status: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    is_hour: Mapped[bool] = mapped_column(primary_key=True)
     requests: Mapped[int] = mapped_column(BigInteger)
+    latency: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default=FetchedValue())
+
+
+class LoggedRequest(Model):
+    """One request of the log: every error and a sample of the others, for 30 days.
+
+    request_id: as the client saw it; one that the client has chosen may repeat
+    path: without its query; of a call of a service its route
+    user_id: of a request with an access token; api_key_id is None then
+    latency_ms: None for a call of a service, which the service answers
+    message_id: of the message that the request was about
+    """
+
+    __tablename__ = "request_log"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    request_id: Mapped[str] = mapped_column(Text)
+    mode: Mapped[str] = mapped_column(Text)
+    method: Mapped[str] = mapped_column(Text)
+    route: Mapped[str] = mapped_column(Text)
+    path: Mapped[str] = mapped_column(Text)
+    status: Mapped[int] = mapped_column(SmallInteger)
+    error_code: Mapped[str | None] = mapped_column(Text)
+    error_message: Mapped[str | None] = mapped_column(Text)
+    api_key_id: Mapped[uuid.UUID | None]
+    user_id: Mapped[uuid.UUID | None]
+    ip: Mapped[str | None] = mapped_column(Text)
+    latency_ms: Mapped[int | None]
+    message_id: Mapped[uuid.UUID | None]

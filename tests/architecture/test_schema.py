@@ -67,8 +67,10 @@ ROWS = {
     "usage_rollups": "(organization_id, billing_period_id, bucket_at, meter_code, source, quantity, event_count,"
     " reversal_count, first_at, last_at) VALUES ('{org}', '{x}', now(), 'sms', 's', 1, 1, 0, now(), now())",
     "usage_events_ahead": "(organization_id, event_id, month, occurred_at) VALUES ('{org}', '{x}', now(), now())",
-    "request_counts": "(organization_id, bucket_at, api_key_id, route, method, mode, outcome, requests)"
-    " VALUES ('{org}', now(), '{x}', 'r', 'GET', 'live', 'failed', 1)",
+    "request_counts": "(organization_id, bucket_at, api_key_id, route, method, mode, status, is_hour, requests)"
+    " VALUES ('{org}', now(), '{x}', 'r', 'GET', 'live', 422, false, 1)",
+    "request_log": "(organization_id, at, id, request_id, mode, method, route, path, status)"
+    " VALUES ('{org}', now(), '{x}', 'req', 'live', 'GET', 'r', 'r', 422)",
     "invoices": "(organization_id, kind, currency, rule_version) VALUES ('{org}', 'manual', 'USD', 1)",
     "invoice_lines": "(organization_id, invoice_id, position, source_key, kind, description, amount_minor)"
     " VALUES ('{org}', '{x}', 1, 'k', 'manual', 'd', 1)",
@@ -338,6 +340,11 @@ def test_tables_of_several_months_are_divided_and_put_together_again(config: dic
             kept = "SELECT id, idempotency_key, month, quantity FROM usage_events ORDER BY id"
             assert read(connection, keys) == read(connection, kept)
             assert read(connection, "SELECT month::text FROM usage_events_ahead") == [("2026-04-01",)]
+            upgrade(revision="0029")
+            sums = "SELECT status, is_hour, requests, latency FROM request_counts ORDER BY bucket_at"
+            assert read(connection, sums) == [(400, True, n, []) for n in (1, 2, 3)]
+            downgrade(revision="0025")
+            assert read(connection, COUNTS) == counts
             with connection:
                 cursor.execute("INSERT INTO archived_partitions VALUES ('usage_events', '2026-01-01', 1, '')")
             with pytest.raises(sa.exc.DBAPIError, match="partitions are archived"):

@@ -24,7 +24,7 @@ from saas_api.core.db import engine, partitions, tenancy
 from saas_api.metering import reversals
 from saas_api.metering.reversals import EventArchived, EventReference
 from saas_api.ops import jobs
-from saas_api.usage import ledger, quantities, refused_requests, rollups
+from saas_api.usage import ledger, quantities, request_counts, rollups
 from saas_api.usage.ledger import UsageRecord
 from saas_api.usage.ranges import DateRange
 from tests.support.billing import BillingOrganization, create_organization, day
@@ -38,7 +38,7 @@ MADE = [f"{table}_y2026m{month:02}" for table in ("usage_events", "request_count
 ROLLUPS = "SELECT * FROM usage_rollups ORDER BY 1, 2, 3, 4, 5, 6, 7, 8"
 LINE = text("SELECT invoice_id, id FROM invoice_lines WHERE kind = 'usage' AND meter_code = 'email' AND quantity = 7")
 COUNTS = """INSERT INTO request_counts
-  SELECT %s, at, gen_random_uuid(), '/r', 'GET', 'live', 'failed', 7
+  SELECT %s, at, gen_random_uuid(), '/r', 'GET', 'live', 422, false, 7
   FROM unnest(ARRAY['2026-04-03 10:00Z', '2026-04-30 23:00Z', '2026-05-01 00:00Z']::timestamptz[]) at"""
 EXTRA_ROW = f"""INSERT INTO usage_events ({USAGE_COLUMNS}, month)
   SELECT organization_id, 'x', 'x', 'sms', 1, starts_at, id, month FROM billing_periods WHERE seq = 1"""
@@ -246,16 +246,16 @@ def test_counts_of_refused_calls_are_divided_archived_and_restored(
     jobs.prepare_partitions()
     april = DateRange(date(2026, 4, 1), date(2026, 4, 30), ZoneInfo("UTC"))
     with collect_scans(app, "request_counts") as scans, acme.transaction() as session:
-        before = refused_requests.refused_calls(session, acme.id, april, "live")
+        before = request_counts.refused_calls(session, acme.id, april, "live")
     assert [(scan.table, scan.rows_read) for scan in scans] == [("request_counts_y2026m04", 2)]
     clock.freeze_time(day(1, month=5))
     data = archive(app, tmp_path, table="request_counts")
     assert archived_names(data) == ["request_counts_y2026m04"]
     with acme.transaction() as session:
-        assert refused_requests.refused_calls(session, acme.id, april, "live") == []
+        assert request_counts.refused_calls(session, acme.id, april, "live") == []
     assert run(app, "restore", str(tmp_path / "request_counts-2026-04.parquet")).exit_code == 0
     with acme.transaction() as session:
-        assert refused_requests.refused_calls(session, acme.id, april, "live") == before
+        assert request_counts.refused_calls(session, acme.id, april, "live") == before
 
 
 def test_archive_waits_for_a_statement_that_reads_the_table(

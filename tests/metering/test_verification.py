@@ -9,7 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.services import services
-from saas_api.usage import refused_requests
+from saas_api.usage import request_recorder
 from tests.support.accounts import User, create_key
 from tests.support.metering import move_to_plan, publish_meter, usage_events, verify
 from tests.support.rate_limits import stay_within_a_minute
@@ -100,7 +100,7 @@ def test_rate_limit_is_shared_with_the_application(app: Flask, client: FlaskClie
     assert 1 <= answers[1]["retry_after_seconds"] <= 120
     assert len(usage_events(app)) == 1
     with app.app_context():
-        refused_requests.flush_refused()
+        request_recorder.flush()
     status, usage = alice.call("GET", "/usage")
     assert (status, usage["summary"]["rate_limited_requests"]) == (200, 1)
 

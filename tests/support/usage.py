@@ -14,7 +14,7 @@ from saas_api.billing import periods
 from saas_api.core import clock, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
-from saas_api.usage import ledger, refused_requests, rollups
+from saas_api.usage import ledger, request_recorder, rollups
 from saas_api.usage.ledger import UsageRecord
 from tests.support.accounts import Headers, create_key, sign_up
 from tests.support.ledger import USAGE_COLUMNS, append_sql
@@ -39,8 +39,9 @@ class UsageOrganization(Organization):
         with self.app.app_context():
             for _ in range(times):
                 caller = Principal("key", self.keys[key], self.id)
-                refused_requests.count_refused(caller, "/api/v1/messages/send", "POST", outcome)
-            refused_requests.flush_refused()
+                status = 429 if outcome == "rate_limited" else 422
+                request_recorder.record(caller, "POST", "/api/v1/messages/send", status)
+            request_recorder.flush()
 
     def make_key(self, name: str, **options: Any) -> UUID:
         key_id, self.key_headers[name] = create_key(self.client, self.owner, name=name, **options)

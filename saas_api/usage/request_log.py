@@ -1,0 +1,130 @@
+"""The log of requests of the API: every error and a sample of the others, for 30 days."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import Session
+
+from saas_api.core.db import pagination
+from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.errors import NotFound
+from saas_api.usage.models import LoggedRequest
+
+DAYS_KEPT = 30
+MAX_TEXT_LENGTH = 500
+"""Of paths and error messages."""
+
+
+class RequestNotFound(NotFound):
+    """The log has no request with this id."""
+
+    code, message = "REQUEST_NOT_FOUND", "There is no request with this ID in the log."
+
+
+@dataclass(frozen=True, slots=True)
+class NewRequest:
+    """A request that the log keeps, as `LoggedRequest`."""
+
+    organization_id: UUID
+    at: datetime
+    id: UUID
+    request_id: str
+    mode: str
+    method: str
+    route: str
+    path: str
+    status: int
+    error_code: str | None
+    error_message: str | None
+    api_key_id: UUID | None
+    user_id: UUID | None
+    ip: str | None
+    latency_ms: int | None
+    message_id: UUID | None
+
+
+@dataclass(frozen=True)
+class RequestFilter:
+    """Which requests a list has; None for any.
+
+    status: a status such as 429, or a class of them by its first digit, such as 4
+    since, until: the second is exclusive
+    """
+
+    mode: str | None = None
+    status: int | None = None
+    error_code: str | None = None
+    api_key_id: UUID | None = None
+    method: str | None = None
+    route: str | None = None
+    request_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def conditions(self, organization_id: UUID) -> list[sa.ColumnElement[bool]]:
+        """The WHERE of a list."""
+        log = LoggedRequest
+        equal = {
+            log.mode: self.mode,
+            log.error_code: self.error_code,
+            log.api_key_id: self.api_key_id,
+            log.method: self.method,
+            log.route: self.route,
+            log.request_id: self.request_id,
+        }
+        found = [log.organization_id == organization_id]
+        found += [column == value for column, value in equal.items() if value is not None]
+        if self.status is not None and self.status < 100:
+            found.append(log.status.between(self.status * 100, self.status * 100 + 99))
+        elif self.status is not None:
+            found.append(log.status == self.status)
+        if self.since:
+            found.append(log.at >= self.since)
+        if self.until:
+            found.append(log.at < self.until)
+        return found
+
+
+def get_request(session: Session, organization_id: UUID, request_id: str) -> LoggedRequest:
+    """The newest request with an id; one that the client has chosen may repeat.
+
+    raises: RequestNotFound
+    """
+    found = session.scalars(
+        sa.select(LoggedRequest)
+        .where(LoggedRequest.organization_id == organization_id, LoggedRequest.request_id == request_id)
+        .order_by(LoggedRequest.at.desc(), LoggedRequest.id.desc())
+        .limit(1)
+    ).first()
+    if found is None:
+        raise RequestNotFound
+    return found
+
+
+def list_requests(session: Session, organization_id: UUID, filters: RequestFilter, request: PageRequest) -> Page:
+    """A page of the log, newest first.
+
+    raises: ValidationFailed for a cursor of another list
+    """
+    statement = sa.select(LoggedRequest).where(*filters.conditions(organization_id))
+    return pagination.paginate(session, statement, LoggedRequest.at.desc(), LoggedRequest.id.desc(), request=request)
+
+
+_COLUMNS = [column.name for column in fields(NewRequest)]
+_TYPES = {column.name: column.type.compile(postgresql.dialect()) for column in LoggedRequest.__table__.columns}  # type: ignore[no-untyped-call]  # SQLAlchemy annotates no dialect
+_ARRAYS = ", ".join(f"CAST(:{name} AS {_TYPES[name]}[])" for name in _COLUMNS)
+_INSERT = sa.text(f"""
+INSERT INTO request_log ({", ".join(_COLUMNS)}) SELECT {", ".join(f"v.{name}" for name in _COLUMNS)}
+FROM unnest({_ARRAYS}) AS v({", ".join(_COLUMNS)}) JOIN organizations o ON o.id = v.organization_id""")
+
+
+def write_requests(session: SystemSession, requests: Sequence[NewRequest]) -> None:
+    """Add requests to the log, in one statement."""
+    columns: dict[str, list[Any]] = {name: [getattr(one, name) for one in requests] for name in _COLUMNS}
+    session.execute(_INSERT, columns)
