@@ -24,6 +24,7 @@ from saas_api.metering import events_api, forward_auth_api, holds_api, metered_e
 from saas_api.ops import blueprint as ops
 from saas_api.payments import api as payments_api
 from saas_api.payments import pages as payments_pages
+from saas_api.usage import api as requests_api
 from saas_api.webhooks import api as webhooks_api
 
 BLUEPRINT_PREFIXES = {
@@ -36,6 +37,7 @@ BLUEPRINT_PREFIXES = {
     billing_api.bp: "/api/v1",
     plan_api.bp: "/api/v1",
     usage_api.bp: "/api/v1",
+    requests_api.bp: "/api/v1",
     events_api.bp: "/api/v1",
     payments_api.bp: "/api/v1",
     holds_api.bp: "/api/v1",

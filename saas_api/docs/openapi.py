@@ -56,6 +56,7 @@ TAGS = {
     "messages": "SMS and email: send, follow and cancel.",
     "organizations": "The organization of the caller, its members and invitations, and its audit log.",
     "payments": "Payment of invoices, and the events of payment providers.",
+    "requests": "The log of requests: every error of the last 30 days, and a sample of the others.",
     "services": "What services behind the platform ask: whether a call may go on, and holds for what it may come to.",
     "webhooks": "Endpoints that receive events, their deliveries, and recovery of what was missed.",
 }

@@ -1,7 +1,7 @@
 """The log of requests of the API: every error and a sample of the others, for 30 days."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,11 +10,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
+from saas_api.core import clock, time_zones
 from saas_api.core.db import pagination
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import NotFound
+from saas_api.core.errors import NotFound, ValidationFailed
+from saas_api.usage import ranges
 from saas_api.usage.models import LoggedRequest
+from saas_api.usage.ranges import InvalidDateRange
 
 DAYS_KEPT = 30
 MAX_TEXT_LENGTH = 500
@@ -91,19 +94,36 @@ class RequestFilter:
         return found
 
 
-def get_request(session: Session, organization_id: UUID, request_id: str) -> LoggedRequest:
+def parse_filter(query: Mapping[str, Any], zone: str) -> RequestFilter:
+    """The filter of a loaded query, whose dates are days of a time zone, both inclusive.
+
+    raises: ValidationFailed
+    """
+    names = ("mode", "status", "error_code", "api_key_id", "method", "route", "request_id")
+    filters = RequestFilter(**{name: query[name] for name in names})
+    if not query["start_date"] and not query["end_date"]:
+        return filters
+    time_zone = time_zones.get_zone(zone)
+    today = clock.now().astimezone(time_zone).date()
+    try:
+        days = ranges.parse_date_range(query["start_date"], query["end_date"], today, time_zone)
+    except InvalidDateRange as cause:
+        raise ValidationFailed.at_field(cause.field, cause.reason) from cause
+    return replace(filters, since=days.starts_at, until=days.ends_at)
+
+
+def get_request(session: Session, organization_id: UUID, request_id: str, mode: str | None = None) -> LoggedRequest:
     """The newest request with an id; one that the client has chosen may repeat.
 
+    mode: of the keys whose requests are seen; None for both
     raises: RequestNotFound
     """
-    found = session.scalars(
-        sa.select(LoggedRequest)
-        .where(LoggedRequest.organization_id == organization_id, LoggedRequest.request_id == request_id)
-        .order_by(LoggedRequest.at.desc(), LoggedRequest.id.desc())
-        .limit(1)
-    ).first()
-    if found is None:
+    page = list_requests(
+        session, organization_id, RequestFilter(mode=mode, request_id=request_id), PageRequest(limit=1)
+    )
+    if not page.items:
         raise RequestNotFound
+    found: LoggedRequest = page.items[0]
     return found
 
 

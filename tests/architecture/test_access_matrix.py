@@ -66,6 +66,8 @@ REQUIRED = {
     "GET /billing/usage": "usage:read",
     "GET /usage": "usage:read",
     "GET /usage/timeseries": "usage:read",
+    "GET /requests": "usage:read",
+    "GET /requests/:id": "usage:read",
     "GET /billing/history": "billing:read",
     "GET /billing/invoices/:id": "billing:read",
     "GET /billing/invoices/:id/pdf": "billing:read",
