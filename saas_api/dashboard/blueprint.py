@@ -13,6 +13,7 @@ from saas_api.dashboard import (
     navigation,
     plans,
     public,
+    requests,
     settings,
     spend_cap,
     team,
@@ -25,6 +26,7 @@ from saas_api.usage import meter_file
 SECTIONS = (
     home,
     usage,
+    requests,
     messages,
     keys,
     webhook_endpoints,

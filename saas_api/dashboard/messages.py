@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.billing import usage_costs
-from saas_api.core import clock, ids, time_zones
+from saas_api.core import access, clock, ids, time_zones
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
@@ -31,7 +31,7 @@ from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH, Channel
 from saas_api.messages.messages import MessageFilter
 from saas_api.messages.models import Message, MessageStatus
 from saas_api.messages.schemas import MessageIn, MessageOut, MessagesQuery
-from saas_api.usage import ranges
+from saas_api.usage import ranges, request_log
 from saas_api.usage.ranges import InvalidDateRange
 
 bp = Blueprint("messages", __name__)
@@ -240,6 +240,7 @@ def show(message_id: UUID, form: Form | None = None) -> Response:
         deliveries=list_event_deliveries(engine.session(), context.current_organization_id(), message_id),
         metered=list_ledger_rows(engine.session(), context.current_organization_id(), message_id),
         key_name=_key_name(message),
+        request_id=_find_request(message),
         steps=_steps(message, zone),
         zone=zone,
     )
@@ -352,6 +353,13 @@ def _csv_row(message: Message, zone: str) -> list[Any]:
         "api_key_id": message.api_key_id and ids.format_id("key", message.api_key_id),
     }
     return [row[column] for column in MESSAGE_CSV_COLUMNS]
+
+
+def _find_request(message: Message) -> str | None:
+    """The id of the request that sent a message, for those who may see requests; None where the log has it not."""
+    if not access.has_permission(g.principal, "usage:read"):
+        return None
+    return request_log.find_sending_request(engine.session(), message.organization_id, message.id)
 
 
 def _key_name(message: Message) -> str | None:

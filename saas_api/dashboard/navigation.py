@@ -34,13 +34,14 @@ NAVIGATION = (
     ("Messages", "/messages", "message", "m", "messages:read"),
     ("API keys", "/api-keys", "key", "k", "keys:read"),
     ("Usage", "/usage", "chart", "u", "usage:read"),
+    ("Logs", "/logs", "logs", "l", "usage:read"),
     ("Webhooks", "/webhooks", "hook", "w", "webhooks:read"),
     ("Billing", "/billing", "card", "b", "billing:read"),
     ("Team", "/team", "people", "t", "members:read"),
     ("Audit log", "/audit-log", "list", "a", "audit:read"),
     ("Settings", "/settings", "gear", "s", "organization:read"),
 )
-SECTIONS_WITH_TEST_DATA = ("", "/messages", "/api-keys", "/usage")
+SECTIONS_WITH_TEST_DATA = ("", "/messages", "/api-keys", "/usage", "/logs")
 """Paths of sections that show the data of one mode."""
 
 

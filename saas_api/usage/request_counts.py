@@ -72,6 +72,16 @@ def count_refused(
     return dict(rows.all())
 
 
+def list_endpoints(session: Session, organization_id: UUID, since: datetime) -> Sequence[tuple[str, str]]:
+    """Methods and routes of the calls since an instant, by route; the method of a service without routes is empty."""
+    rows = session.execute(
+        text("""SELECT DISTINCT method, route FROM request_counts
+          WHERE organization_id = :organization_id AND bucket_at >= :since ORDER BY route, method"""),
+        {"organization_id": organization_id, "since": since},
+    )
+    return [(row.method, row.route) for row in rows]
+
+
 class CountedCall(NamedTuple):
     """What calls are counted by.
 

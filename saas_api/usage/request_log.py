@@ -15,11 +15,12 @@ from saas_api.core.db import pagination
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound, ValidationFailed
-from saas_api.usage import ranges
+from saas_api.usage import ranges, sources
 from saas_api.usage.models import LoggedRequest
 from saas_api.usage.ranges import InvalidDateRange
 
 DAYS_KEPT = 30
+MAX_COUNTED = 100
 MAX_TEXT_LENGTH = 500
 """Of paths and error messages."""
 
@@ -67,6 +68,7 @@ class RequestFilter:
     method: str | None = None
     route: str | None = None
     request_id: str | None = None
+    message_id: UUID | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -80,6 +82,7 @@ class RequestFilter:
             log.method: self.method,
             log.route: self.route,
             log.request_id: self.request_id,
+            log.message_id: self.message_id,
         }
         found = [log.organization_id == organization_id]
         found += [column == value for column, value in equal.items() if value is not None]
@@ -134,6 +137,26 @@ def list_requests(session: Session, organization_id: UUID, filters: RequestFilte
     """
     statement = sa.select(LoggedRequest).where(*filters.conditions(organization_id))
     return pagination.paginate(session, statement, LoggedRequest.at.desc(), LoggedRequest.id.desc(), request=request)
+
+
+def find_sending_request(session: Session, organization_id: UUID, message_id: UUID) -> str | None:
+    """Id of the request that sent a message; None where the log does not have it."""
+    method, route = sources.get_endpoint("messages.send")
+    filters = RequestFilter(message_id=message_id, method=method, route=route)
+    found = list_latest(session, organization_id, filters, limit=1)
+    return found[0].request_id if found else None
+
+
+def count_newer(session: Session, organization_id: UUID, filters: RequestFilter, after: datetime) -> int:
+    """Number of requests of a list that came after an instant, up to MAX_COUNTED."""
+    newer = sa.select(LoggedRequest.id).where(*filters.conditions(organization_id), LoggedRequest.at > after)
+    return session.scalar(sa.select(sa.func.count()).select_from(newer.limit(MAX_COUNTED).subquery())) or 0
+
+
+def list_latest(session: Session, organization_id: UUID, filters: RequestFilter, limit: int) -> Sequence[LoggedRequest]:
+    """Up to `limit` requests of a list, newest first."""
+    statement = sa.select(LoggedRequest).where(*filters.conditions(organization_id))
+    return session.scalars(statement.order_by(LoggedRequest.at.desc(), LoggedRequest.id.desc()).limit(limit)).all()
 
 
 _COLUMNS = [column.name for column in fields(NewRequest)]

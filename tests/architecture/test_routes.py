@@ -108,6 +108,8 @@ REPORTS = {
     "billing_usage.show_billing_usage",
     "billing_usage.show_timeseries",
     "billing_usage.show_usage",
+    "requests.list_requests",
+    "requests.show",
     "messages.list_messages",
     "payments.list_payments",
     "webhooks.list_deliveries",

@@ -2,18 +2,16 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import clock, ids, request_context
-from saas_api.core.access import Principal
+from saas_api.core import clock, ids
 from saas_api.usage import request_recorder
-from saas_api.usage.request_recorder import RequestDetails
 from tests.support.accounts import User, create_key, make_key
 from tests.support.metering import verify
+from tests.support.request_log import record_request
 from tests.support.services import create_service
 
 SMS = {"type": "sms", "to": "+14155550123", "message": "Hello"}
@@ -26,18 +24,6 @@ def logged(user: User, **query: Any) -> list[dict[str, Any]]:
     status, data = user.call("GET", "/requests?" + "&".join(f"{name}={value}" for name, value in query.items()))
     assert status == 200, data
     return list(data["requests"])
-
-
-def record(user: User, status: int, *, request_id: str = "", key_id: UUID = ids.NIL_UUID, mode: str = "live") -> str:
-    """Record a request of a key of the user's organization; returns its id."""
-    request_id = request_id or f"req_{ids.new_id().hex[:24]}"
-    caller = Principal("key", key_id, ids.parse_id("org", user.organization_id), mode=mode)
-    with user.client.application.app_context():
-        request_context.begin_request(request_id, "203.0.113.9")
-        request_recorder.record(caller, "POST", "/api/v1/messages/send", status, 1500, RequestDetails)
-        request_context.clear_context()
-        request_recorder.flush()
-    return request_id
 
 
 def test_refused_request_is_found_by_the_id_that_the_client_got(client: FlaskClient, alice: User) -> None:
@@ -83,7 +69,7 @@ def test_accepted_message_and_requests_about_it_name_the_message(client: FlaskCl
 def test_request_with_an_access_token_names_the_user(alice: User) -> None:
     alice.call("GET", f"/messages/msg_{ids.new_id().hex}")
     entry = logged(alice, status="404")[0]
-    assert (entry["api_key_id"], entry["user_id"], entry["error_code"]) == (None, alice.user_id, "MESSAGE_NOT_FOUND")
+    assert (entry["api_key_id"], entry["user_id"], entry["error_code"]) == (None, alice.user_id, "NOT_FOUND")
 
 
 def test_call_of_a_service_is_logged_under_its_endpoint(app: Flask, client: FlaskClient, alice: User) -> None:
@@ -124,7 +110,7 @@ def test_pages_and_requests_without_an_organization_are_not_logged(client: Flask
 def test_list_is_filtered(alice: User, query: dict[str, str], statuses: list[int]) -> None:
     clock.freeze_time(AT)
     for status, mode in ((202, "live"), (422, "test"), (429, "live"), (500, "live")):
-        record(alice, status, mode=mode)
+        record_request(alice, status, mode=mode)
         clock.freeze_time(clock.now() + timedelta(seconds=1))
     clock.freeze_time(None)
     found = logged(alice, **{"route": "/api/v1/messages/send", **query})
@@ -138,7 +124,7 @@ def test_unknown_filters_are_rejected(alice: User) -> None:
 
 def test_pages_of_the_list_have_every_request_once(alice: User) -> None:
     clock.freeze_time(AT)
-    recorded = [record(alice, 404) for _ in range(5)]
+    recorded = [record_request(alice, 404) for _ in range(5)]
     clock.freeze_time(None)
     found, path = [], "/requests?limit=2&status=404"
     while path:
@@ -152,23 +138,23 @@ def test_pages_of_the_list_have_every_request_once(alice: User) -> None:
 def test_newest_request_with_a_repeated_id_is_shown(alice: User) -> None:
     for at, status in ((AT, 404), (AT + timedelta(hours=1), 422)):
         clock.freeze_time(at)
-        record(alice, status, request_id="my-request")
+        record_request(alice, status, request_id="my-request")
     clock.freeze_time(None)
     assert alice.call("GET", "/requests/my-request")[1]["status"] == 422
     assert len(logged(alice, request_id="my-request")) == 2
 
 
 def test_requests_of_another_organization_are_not_seen(alice: User, carol: User) -> None:
-    request_id = record(alice, 422)
+    request_id = record_request(alice, 422)
     assert carol.call("GET", f"/requests/{request_id}") == (404, "REQUEST_NOT_FOUND")
     assert logged(carol, request_id=request_id) == []
-    record(carol, 404, request_id=request_id)
+    record_request(carol, 404, request_id=request_id)
     assert [entry["status"] for entry in logged(alice, request_id=request_id)] == [422]
     assert alice.call("GET", f"/requests/{request_id}")[1]["status"] == 422
 
 
 def test_key_sees_requests_of_its_own_mode(client: FlaskClient, alice: User) -> None:
-    live, test = record(alice, 422), record(alice, 422, mode="test")
+    live, test = record_request(alice, 422), record_request(alice, 422, mode="test")
     headers = make_key(client, alice, mode="test", scopes=["usage:read"])
 
     def call(path: str) -> tuple[int, Any]:
