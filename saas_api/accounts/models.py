@@ -1,7 +1,7 @@
 """Tables of users, organizations and their members, sign-in and the audit log."""
 
 import uuid
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -173,7 +173,10 @@ class Invitation(Model):
 
 
 class AuditEvent(Model):
-    """An action with its actor, target and origin; a trigger makes the table append-only."""
+    """An action with its actor, target and origin; a trigger makes the table append-only.
+
+    month: in which it was recorded, by UTC; the log has a partition for each
+    """
 
     __tablename__ = "audit_events"
 
@@ -190,3 +193,4 @@ class AuditEvent(Model):
     request_id: Mapped[str | None] = mapped_column(Text)
     ip: Mapped[str | None] = mapped_column(INET)
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    month: Mapped[date] = mapped_column(server_default=FetchedValue())

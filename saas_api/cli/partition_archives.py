@@ -19,6 +19,7 @@ from psycopg2.errors import LockNotAvailable
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from saas_api.accounts import audit_chain
 from saas_api.billing import usage_archives
 from saas_api.cli import backups
 from saas_api.cli.errors import CommandError
@@ -30,11 +31,15 @@ from saas_api.core.faults import fault_point
 
 CHECKS: dict[str, Callable[[SystemSession, date, datetime], list[str]]] = {
     "usage_events": usage_archives.find_obstacles,
+    "audit_events": audit_chain.find_obstacles,
 }
 """By table, what says why a month cannot be archived; a table without may be archived when its month is over."""
+RECORDS: dict[str, Callable[[sa.Connection], None]] = {"audit_events": audit_chain.record_archive}
+"""By table, what is written in the transaction that drops a partition."""
 _SORTED_BY = {
     "usage_events": "organization_id, recorded_xid, id",
     "request_counts": "organization_id, bucket_at, api_key_id",
+    "audit_events": "id",
 }
 _SEES_EVERY_ROW = "saas_system"
 _CLUSTER = "SELECT system_identifier FROM pg_control_system()"
@@ -222,6 +227,9 @@ def _drop(connection: sa.Connection, manifest: ArchiveManifest, partition: str) 
         {"t": manifest.table, "m": manifest.month, "r": manifest.rows, "s": manifest.sha256},
     )
     connection.exec_driver_sql(f"DROP TABLE {name}")
+    if manifest.table in RECORDS:
+        _as_system(connection)
+        RECORDS[manifest.table](connection)
     fault_point("partitions.before_commit")
 
 

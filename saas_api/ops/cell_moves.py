@@ -82,7 +82,8 @@ _HIDE = sa.text("INSERT INTO absent_organizations (id) VALUES (:id) ON CONFLICT 
 _SHOW = sa.text("DELETE FROM absent_organizations WHERE id = :id")
 _FIRST_MONTH = sa.text("""SELECT least(date_trunc('month', created_at)::date,
   (SELECT min(month) FROM billing_periods WHERE organization_id = :id)) FROM organizations WHERE id = :id""")
-_ARCHIVES = sa.text("SELECT table_name, month FROM archived_partitions WHERE month >= :since")
+_ARCHIVES = sa.text("""SELECT table_name, month FROM archived_partitions
+  WHERE month >= :since AND table_name <> 'audit_events'""")  # whose rows stay where they were written
 _HAS_LEFT = sa.text("SELECT has_left FROM absent_organizations WHERE id = :id")
 _LEAVE = sa.text("UPDATE absent_organizations SET has_left = true WHERE id = :id")
 _FREE_EXTERNAL_ID = sa.text("UPDATE organizations SET external_id = NULL WHERE id = :id")
@@ -352,8 +353,8 @@ def _copy_rows(organization_id: UUID, table: _Table, old: sa.Connection, new: sa
 
 
 def _append_rows(organization_id: UUID, table: _Table, old: sa.Connection, new: sa.Connection) -> None:
-    """Append the rows that the new cell has not, in their order, under ids of its own and with its triggers."""
-    columns = ", ".join(name for name in table.columns if name != "id")
+    """Append the rows that the new cell has not, in their order, with ids, months and triggers of its own."""
+    columns = ", ".join(name for name in table.columns if name not in ("id", "month"))
     new.exec_driver_sql(f"CREATE TEMPORARY TABLE arrived ON COMMIT DROP AS SELECT * FROM {table.name} WITH NO DATA")
     chosen = f"SELECT id, {columns} FROM {table.name} WHERE organization_id = '{organization_id}'"
     _pipe(f"COPY ({chosen}) TO STDOUT", f"COPY arrived (id, {columns}) FROM STDIN", old, new)

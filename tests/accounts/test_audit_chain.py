@@ -1,5 +1,6 @@
 """The hash chain of the audit log: written in each commit, verified by `flask audit verify`."""
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
+import psycopg2.errors
 import pytest
 import sqlalchemy as sa
 from flask import Flask
@@ -160,7 +162,7 @@ def test_expired_events_are_deleted_from_the_oldest_end_and_the_chain_stays_inta
     assert expire(app) == {"deleted": 0}
     code, report = verify(app, "--head", before["head"])
     assert (code, report["problem"]) == (0, None)
-    assert report["events"] == 3 + 2  # what is left, among it an old event behind a younger one, and the two records
+    assert report["events"] == 3 + 3  # what is left, among it an old event behind a younger one, and the three records
     with past_triggers(superuser) as cursor:
         cursor.execute("DELETE FROM audit_events WHERE id = (SELECT min(id) FROM audit_events)")
     assert "was removed" in verify(app)[1]["problem"]
@@ -188,13 +190,103 @@ def test_oldest_events_that_no_record_names_were_removed(app: Flask, superuser: 
     assert verify(app)[0] == 3
 
 
+OLD_PARTITIONS = [f"audit_events_y2025m{month:02}" for month in (1, 2, 3)]
+PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'audit_events'::regclass"
+
+
+@pytest.fixture
+def old_log(superuser: Any) -> Iterator[None]:
+    """A log with two events in each month of the first quarter of 2025, and no others."""
+    with past_triggers(superuser) as cursor:
+        cursor.execute("DELETE FROM audit_events; DELETE FROM audit_chain")
+    with superuser, superuser.cursor() as cursor:
+        for month in ("2025-01-01", "2025-02-01", "2025-03-01"):
+            cursor.execute("SELECT create_partition('audit_events', %s)", (month,))
+            cursor.execute(
+                """INSERT INTO audit_events (actor_type, action, target_type, target_id, at, month)
+                SELECT 'system', 'made.up', 'job', 'x', CAST(%(month)s AS date) + n, %(month)s
+                FROM generate_series(1, 2) n""",
+                {"month": month},
+            )
+    yield
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute(f"DROP TABLE IF EXISTS {', '.join(OLD_PARTITIONS)}")
+
+
+def old_partitions(superuser: Any) -> list[str]:
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute(PARTITIONS)
+        return sorted(name for (name,) in cursor.fetchall() if name in OLD_PARTITIONS)
+
+
+def test_months_that_have_expired_are_dropped_whole(
+    app: Flask, superuser: Any, old_log: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_old_events(superuser, 1)
+    _, before = verify(app)
+    monkeypatch.setitem(app.config, "AUDIT_RETENTION_DAYS", 90)
+    monkeypatch.setattr(audit_chain, "_MAX_DELETED", 1)
+    assert expire(app) == {"deleted": 6}
+    assert old_partitions(superuser) == []
+    code, report = verify(app, "--head", before["head"])
+    assert (code, report["problem"], report["events"]) == (0, None, 2)
+
+
+def test_months_that_somebody_reads_expire_by_their_rows(
+    app: Flask, superuser: Any, engines: Any, old_log: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(app.config, "AUDIT_RETENTION_DAYS", 90)
+    with contextlib.closing(engines.postgres.superuser("saas")) as reader, reader.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM audit_events")
+        assert expire(app) == {"deleted": 6}
+    assert old_partitions(superuser) == OLD_PARTITIONS
+    assert (verify(app)[0], verify(app)[1]["events"]) == (0, 1)
+    assert expire(app) == {"deleted": 0}
+    assert old_partitions(superuser) == []
+
+
+def test_event_that_began_in_the_month_before_is_chained_in_the_month_of_the_last_one(
+    app: Flask, alice: User, superuser: Any
+) -> None:
+    """The positions of a month are one piece of the chain, whatever transactions run while it turns."""
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("SELECT (max(month) + interval '1 month')::date FROM audit_chain")
+        [(month,)] = cursor.fetchall()
+        cursor.execute(INSERT_EVENT.replace("at)", "at, month)").replace("now())", "now(), %s)"), (month,))
+    with app.app_context(), tenancy.system_session("auth.profile") as session:
+        for number in range(3):
+            audit.record_event(session, None, audit.SYSTEM_ACTOR, "late.one", ("number", number))
+    invite(alice, "dave@acme.example")
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("""SELECT e.target_id, c.month FROM audit_chain c JOIN audit_events e ON e.id = c.event_id
+          AND e.month = c.month WHERE e.action = 'late.one' ORDER BY c.position""")
+        assert cursor.fetchall() == [(number, month) for number in "012"]
+        cursor.execute("SELECT count(*) FROM audit_events WHERE month = %s", (month,))
+        assert cursor.fetchone()[0] >= 5
+    assert verify(app)[0] == 0
+
+
+@pytest.mark.parametrize("change", ["UPDATE {} SET action = 'x'", "DELETE FROM {}", "TRUNCATE {}"])
+def test_partition_is_append_only_for_the_owner_of_the_tables(superuser: Any, old_log: None, change: str) -> None:
+    with pytest.raises(psycopg2.errors.RestrictViolation, match="append-only"), superuser.cursor() as cursor:
+        cursor.execute(change.format(OLD_PARTITIONS[0]))
+    superuser.rollback()
+
+
+def test_month_that_goes_back_in_the_chain_is_found(app: Flask, superuser: Any, old_log: None) -> None:
+    with past_triggers(superuser) as cursor:
+        cursor.execute("UPDATE audit_chain SET month = '2025-01-01' WHERE month = '2025-03-01'")
+        cursor.execute("UPDATE audit_events SET month = '2025-01-01' WHERE month = '2025-03-01'")
+    assert "of a month before that of the position before it" in verify(app)[1]["problem"]
+
+
 @pytest.mark.parametrize(
     "statement",
     [
         "DELETE FROM audit_events",
         "UPDATE audit_events SET action = 'x'",
         "DELETE FROM audit_chain",
-        "SET saas.deletes_expired_events = 'on'; DELETE FROM audit_events",
+        "SET saas.changes_audit_log = 'on'; DELETE FROM audit_events",
         "SELECT delete_expired_audit_events(89, 10)",
     ],
 )

@@ -145,8 +145,8 @@ def test_tenant_tables_force_row_level_security(cursor: Any, isolated: list[str]
     assert cursor.fetchall() == []
     cursor.execute(POLICIES, (isolated,))
     expected = {(table, f"{role}", (f"saas_{role}",), True) for table in isolated for role in ("tenant", "system")}
-    # the owner, who runs the function that deletes expired events
-    expected.add(("audit_events", "expired", ("saas",), False))
+    # the owner, who runs the functions that move events to another month and delete expired ones
+    expected.add(("audit_events", "changed", ("saas",), False))
     assert {(table, name, tuple(roles), whole) for table, name, roles, whole in cursor.fetchall()} == expected
 
 
@@ -316,6 +316,10 @@ LEDGER = """SELECT organization_id, id, source, idempotency_key, meter_code, qua
 
 
 COUNTS = "SELECT * FROM request_counts ORDER BY bucket_at"
+EVENTS = """SELECT c.position, encode(c.hash, 'hex'), e.id, organization_id, data, ip, at
+  FROM audit_events e JOIN audit_chain c ON c.event_id = e.id ORDER BY c.position"""
+AUDIT_EVENT = """INSERT INTO audit_events (organization_id, actor_type, action, target_type, target_id, at)
+  VALUES (%s, 'system', 'made.up', 'job', 'x', now())"""
 
 
 def test_tables_of_several_months_are_divided_and_put_together_again(config: dict[str, Any], superuser: Any) -> None:
@@ -325,8 +329,16 @@ def test_tables_of_several_months_are_divided_and_put_together_again(config: dic
             cursor = connection.cursor()
             with connection:
                 cursor.execute(LEDGER_OF_0023.format(org=A, x=X))
+            with connection:
+                cursor.executemany(AUDIT_EVENT, [(A,), (None,)])
             before, counts = read(connection, LEDGER), read(connection, COUNTS)
-            upgrade(revision="0025")
+            events = read(connection, EVENTS)
+            upgrade(revision="0029")
+            assert len(events) == 2
+            assert read(connection, EVENTS) == events
+            with connection:
+                cursor.execute(AUDIT_EVENT, (A,))
+            events = read(connection, EVENTS)
             assert (read(connection, LEDGER), read(connection, COUNTS)) == (before, counts)
             assert len({*read(connection, "SELECT tableoid FROM request_counts")}) == len(counts) == 3
             assert read(
@@ -353,6 +365,10 @@ def test_tables_of_several_months_are_divided_and_put_together_again(config: dic
                 cursor.execute("DELETE FROM archived_partitions")
             downgrade(revision="0023")
             assert (read(connection, LEDGER), read(connection, COUNTS)) == (before, counts)
+            assert read(connection, EVENTS) == events
+            with connection:
+                cursor.execute(AUDIT_EVENT, (A,))
+            assert len(read(connection, EVENTS)) == 4
 
 
 def read(connection: Any, sql: str) -> list[Any]:

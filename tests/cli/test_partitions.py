@@ -16,6 +16,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
+from saas_api.accounts import jobs as account_jobs
 from saas_api.billing import invariants, invoices, period_close, periods
 from saas_api.billing.invoices import UsageArchived
 from saas_api.cli import partition_archives
@@ -256,6 +257,111 @@ def test_counts_of_refused_calls_are_divided_archived_and_restored(
     assert run(app, "restore", str(tmp_path / "request_counts-2026-04.parquet")).exit_code == 0
     with acme.transaction() as session:
         assert request_counts.refused_calls(session, acme.id, april, "live") == before
+
+
+AUDIT_EVENTS = """INSERT INTO audit_events (actor_type, action, target_type, target_id, data, ip, at, month)
+  SELECT 'system', 'made.up', 'job', number::text, '{"slot": 1.50}', '203.0.113.9', %(month)s::timestamptz, %(month)s
+  FROM generate_series(1, 3) number"""
+AUDIT_ROWS = "SELECT * FROM audit_events WHERE month < '2026-06-01' ORDER BY id"
+
+
+@pytest.fixture
+def old_log(app: Flask, superuser: Any) -> Iterator[None]:
+    """Three audit events in April, and three in May of 2026."""
+    months = ("2026-04-01", "2026-05-01")
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute(
+            "SET LOCAL session_replication_role = replica; DELETE FROM audit_events; DELETE FROM audit_chain"
+        )
+    with superuser, superuser.cursor() as cursor:
+        for month in months:
+            cursor.execute("SELECT create_partition('audit_events', %s)", (month,))
+            cursor.execute(AUDIT_EVENTS, {"month": month})
+    yield
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS audit_events_y2026m04, audit_events_y2026m05")
+
+
+def audit_rows(superuser: Any) -> list[Any]:
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute(AUDIT_ROWS)
+        return list(cursor.fetchall())
+
+
+def verify_log(app: Flask, *options: str) -> tuple[int, dict[str, Any]]:
+    result = app.test_cli_runner().invoke(args=["audit", "verify", "--json", *options])
+    return result.exit_code, json.loads(result.stdout)
+
+
+def change_past_triggers(superuser: Any, statement: str) -> None:
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute(f"SET LOCAL session_replication_role = replica; {statement}")
+
+
+def test_archived_audit_log_stays_verifiable_and_comes_back_whole(
+    app: Flask, superuser: Any, old_log: None, tmp_path: Path
+) -> None:
+    before, (_, intact) = audit_rows(superuser), verify_log(app)
+    assert archived_names(archive(app, tmp_path, table="audit_events")) == [
+        "audit_events_y2026m04",
+        "audit_events_y2026m05",
+    ]
+    assert audit_rows(superuser) == []
+    code, report = verify_log(app, "--head", intact["head"])
+    assert (code, report["problem"]) == (0, None)
+    for month in ("04", "05"):
+        assert run(app, "restore", str(tmp_path / f"audit_events-2026-{month}.parquet")).exit_code == 0
+        assert verify_log(app, "--head", intact["head"])[0] == 0
+    assert audit_rows(superuser) == before
+    change_past_triggers(superuser, "UPDATE audit_events SET data = '{}' WHERE month = '2026-04-01'")
+    assert "was changed" in verify_log(app)[1]["problem"]
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "DELETE FROM archived_partitions WHERE month = '2026-04-01'",
+        "DELETE FROM audit_events WHERE action = 'audit_log.archived'",
+        """UPDATE audit_chain SET month = '2026-05-01' WHERE month > '2026-05-01';
+        DELETE FROM audit_events WHERE month > '2026-05-01' AND action <> 'audit_log.archived'""",
+        "UPDATE audit_chain SET hash = sha256('x') WHERE position = 3",
+        "UPDATE archived_partitions SET sha256 = 'of another file' WHERE month = '2026-04-01'",
+    ],
+)
+def test_removal_that_only_looks_like_an_archive_is_found(
+    app: Flask, superuser: Any, old_log: None, tmp_path: Path, tampering: str
+) -> None:
+    archive(app, tmp_path, table="audit_events")
+    change_past_triggers(superuser, tampering)
+    assert verify_log(app)[0] == 3
+
+
+def test_recent_or_broken_months_of_the_audit_log_are_kept(
+    app: Flask, superuser: Any, old_log: None, tmp_path: Path
+) -> None:
+    clock.freeze_time(day(1, month=7))
+    kept = archive(app, tmp_path, table="audit_events")
+    assert archived_names(kept) == ["audit_events_y2026m04"]
+    assert "Events are kept here for 90 days" in reasons(kept, "audit_events_y2026m05")
+    clock.freeze_time(None)
+    change_past_triggers(superuser, "UPDATE audit_events SET reason = 'x' WHERE month = '2026-05-01'")
+    kept = archive(app, tmp_path, table="audit_events")
+    assert "The chain of the log is broken." in reasons(kept, "audit_events_y2026m05")
+
+
+def test_archived_months_of_the_audit_log_expire_with_the_others(
+    app: Flask, superuser: Any, old_log: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run(app, "archive", "--before", "2026-05", "--to", str(tmp_path), "--table", "audit_events")
+    assert result.exit_code == 0, result.stderr
+    _, before = verify_log(app)
+    monkeypatch.setitem(app.config, "AUDIT_RETENTION_DAYS", 90)
+    with app.app_context():
+        assert account_jobs.expire_audit_events()["deleted"] >= 5
+    assert verify_log(app, "--head", before["head"])[0] == 0
+    refused = run(app, "restore", str(tmp_path / "audit_events-2026-04.parquet"))
+    assert "audit_events of 2026-04-01 is not archived" in refused.stderr
+    assert verify_log(app)[0] == 0
 
 
 def test_archive_waits_for_a_statement_that_reads_the_table(

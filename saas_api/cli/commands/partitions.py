@@ -73,7 +73,8 @@ def archive(*, before: date, directory: Path, table: str | None, dry_run: bool, 
     """Write the partitions of past months to Parquet files, read them back, and drop them.
 
     It uses DATABASE_OWNER_URL. A month that is still needed is left alone, with the reason: while its invoices are
-    open, or late usage is accepted for it. Keep the files: invoices refer to the events in them.
+    open, late usage is accepted for it, or its audit events are younger than 90 days. Keep the files: invoices refer
+    to the events in them.
 
     Example: flask partitions archive --before 2026-01 --to /var/archives/saas
     """
