@@ -333,26 +333,15 @@ def test_tables_of_several_months_are_divided_and_put_together_again(config: dic
                 cursor.executemany(AUDIT_EVENT, [(A,), (None,)])
             before, counts = read(connection, LEDGER), read(connection, COUNTS)
             events = read(connection, EVENTS)
-            upgrade(revision="0029")
+            upgrade(revision="0028")
+            assert (read(connection, LEDGER), read(connection, COUNTS)) == (before, counts)
+            check_partitions(connection, len(counts))
+            upgrade(revision="0030")
             assert len(events) == 2
             assert read(connection, EVENTS) == events
             with connection:
                 cursor.execute(AUDIT_EVENT, (A,))
             events = read(connection, EVENTS)
-            assert (read(connection, LEDGER), read(connection, COUNTS)) == (before, counts)
-            assert len({*read(connection, "SELECT tableoid FROM request_counts")}) == len(counts) == 3
-            assert read(
-                connection, "SELECT tableoid::regclass::text, count(*) FROM usage_events GROUP BY 1 ORDER BY 1"
-            ) == [
-                ("usage_events_y2026m02", 1),
-                ("usage_events_y2026m03", 1),
-                ("usage_events_y2026m04", 2),
-            ]
-            keys = "SELECT event_id, idempotency_key, month, quantity FROM usage_event_keys ORDER BY event_id"
-            kept = "SELECT id, idempotency_key, month, quantity FROM usage_events ORDER BY id"
-            assert read(connection, keys) == read(connection, kept)
-            assert read(connection, "SELECT month::text FROM usage_events_ahead") == [("2026-04-01",)]
-            upgrade(revision="0029")
             sums = "SELECT status, is_hour, requests, latency FROM request_counts ORDER BY bucket_at"
             assert read(connection, sums) == [(400, True, n, []) for n in (1, 2, 3)]
             downgrade(revision="0025")
@@ -369,6 +358,19 @@ def test_tables_of_several_months_are_divided_and_put_together_again(config: dic
             with connection:
                 cursor.execute(AUDIT_EVENT, (A,))
             assert len(read(connection, EVENTS)) == 4
+
+
+def check_partitions(connection: Any, months: int) -> None:
+    assert len({*read(connection, "SELECT tableoid FROM request_counts")}) == months == 3
+    assert read(connection, "SELECT tableoid::regclass::text, count(*) FROM usage_events GROUP BY 1 ORDER BY 1") == [
+        ("usage_events_y2026m02", 1),
+        ("usage_events_y2026m03", 1),
+        ("usage_events_y2026m04", 2),
+    ]
+    keys = "SELECT event_id, idempotency_key, month, quantity FROM usage_event_keys ORDER BY event_id"
+    kept = "SELECT id, idempotency_key, month, quantity FROM usage_events ORDER BY id"
+    assert read(connection, keys) == read(connection, kept)
+    assert read(connection, "SELECT month::text FROM usage_events_ahead") == [("2026-04-01",)]
 
 
 def read(connection: Any, sql: str) -> list[Any]:

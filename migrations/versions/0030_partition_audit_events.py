@@ -9,8 +9,8 @@ from alembic import op
 
 from migrations.rls import isolate
 
-revision = "0029"
-down_revision = "0028"
+revision = "0030"
+down_revision = "0029"
 
 CREATE_PARTITION = """
 CREATE OR REPLACE FUNCTION create_partition(parent text, month date) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
