@@ -22,6 +22,7 @@ NAVIGATION = (
     ("Invoices", "/invoices", "card", "i"),
     ("Payments", "/payments", "switch", "y"),
     ("Deliveries", "/deliveries", "hook", "d"),
+    ("Requests", "/requests", "logs", "q"),
     ("Jobs", "/jobs", "gear", "j"),
     ("Integrity checks", "/invariants", "check", "v"),
     ("Mail", "/mail", "mail", "m"),

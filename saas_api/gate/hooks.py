@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 from uuid import UUID
 
 from flask import Flask, Response, current_app, g, request
@@ -180,13 +181,20 @@ def _describe_request(response: Response) -> RequestDetails:
     """What the log has of a request beside its status: its path, its error, the message that it was about."""
     incoming = request_context.current_request()
     message_id = (incoming.view_args or {}).get("message_id")
-    error: Mapping[str, str] = {}
+    error: Mapping[str, Any] = {}
     if response.is_json and (response.status_code >= 400 or incoming.method == "POST"):
         body = response.get_json()
         error = body.get("error") or {}
         if ids.is_public_id(created := str((body.get("data") or {}).get("message_id")), "msg"):
             message_id = ids.parse_id("msg", created)
-    return RequestDetails(incoming.path, error.get("code"), error.get("message"), message_id)
+    return RequestDetails(incoming.path, error.get("code"), _describe_error(error), message_id)
+
+
+def _describe_error(error: Mapping[str, Any]) -> str | None:
+    """The message of an error with the fields that it is about."""
+    problems = error.get("details", {}).get("fields", ())
+    sentences = [error.get("message"), *(f"{problem['field']}: {problem['reason']}" for problem in problems)]
+    return " ".join(filter(None, sentences)) or None
 
 
 def _find_view_metadata() -> tuple[Access, Operation | None] | None:
