@@ -107,6 +107,7 @@ class Organization(Model):
     billing_email: Mapped[str | None] = mapped_column(Text)
     billing_email_verified_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     timezone: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    locale: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
     generation: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
     generation_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     status: Mapped[OrganizationStatus] = mapped_column(EnumText(OrganizationStatus), server_default=FetchedValue())

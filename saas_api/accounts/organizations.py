@@ -4,7 +4,7 @@ import contextlib
 import functools
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit, billing_email, members
 from saas_api.accounts.audit import Actor
 from saas_api.accounts.models import Membership, Organization, OrganizationStatus
-from saas_api.core import clock, ids, time_zones
+from saas_api.core import clock, formatting, ids, time_zones
 from saas_api.core.access import Principal
 from saas_api.core.db import cells, engine, tenancy
 from saas_api.core.db.tenancy import SystemSession
@@ -88,6 +88,17 @@ def get_organization(session: Session, organization_id: UUID) -> Organization:
     return organization
 
 
+@contextlib.contextmanager
+def localized(session: Session, organization_id: UUID) -> Iterator[Organization]:
+    """Write numbers, amounts and times by the locale of an organization until the end of the block; yields it.
+
+    raises: OrganizationNotFound
+    """
+    organization = get_organization(session, organization_id)
+    with formatting.localized(organization.locale):
+        yield organization
+
+
 def validate_reason(reason: str) -> str:
     """The reason of an operator's action, stripped.
 
@@ -127,7 +138,7 @@ def create_own_organization(principal: Principal, name: str, timezone: str | Non
 
 
 def update_organization(session: Session, principal: Principal, values: Mapping[str, str | None]) -> Organization:
-    """Change the name, billing email or time zone; a time zone applies from the next billing period.
+    """Change the name, billing email, locale or time zone; a time zone applies from the next billing period.
 
     A new billing address gets a link, and no other mail until that is opened.
     values: by attribute name; attributes that are left out stay

@@ -8,7 +8,7 @@ from marshmallow import fields, validate
 
 from saas_api.accounts import passwords
 from saas_api.accounts.models import OrganizationStatus
-from saas_api.core import ids, time_zones
+from saas_api.core import formatting, ids, time_zones
 from saas_api.core.fields import DisplayName, Email, PageQuery, PrefixedId, StrictSchema, Text, Timestamp
 from saas_api.core.roles import ASSIGNABLE_ROLES, MemberRole
 
@@ -172,6 +172,7 @@ class OrganizationOut(StrictSchema):
     billing_email = fields.String(allow_none=True)
     billing_email_verified = fields.Boolean()
     timezone = fields.String()
+    locale = fields.String(metadata={"description": "BCP 47, such as en-US"})
     external_id = fields.String(allow_none=True, metadata={"description": "How services know the organization"})
     status = fields.String(validate=validate.OneOf(list(OrganizationStatus)))
     created_at = Timestamp()
@@ -204,6 +205,10 @@ class OrganizationUpdate(StrictSchema):
     name = DisplayName()
     billing_email = Email(allow_none=True)
     timezone = TimeZoneField(metadata={"description": "IANA, such as Africa/Lagos; from the next billing period"})
+    locale = fields.String(
+        validate=validate.OneOf(formatting.LOCALES),
+        metadata={"description": "How pages, emails and invoices write numbers, amounts, dates and times"},
+    )
 
 
 class UserOut(StrictSchema):

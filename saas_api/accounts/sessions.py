@@ -28,7 +28,7 @@ MAX_SESSIONS = 100
 _MAX_USER_AGENT_LENGTH = 300
 _FIND_PRINCIPAL = """
 SELECT u.id, u.email_verified_at IS NOT NULL, o.id, CASE WHEN %(is_impersonating)s THEN 'viewer' ELSE m.role END,
-       op.role, coalesce(o.status = 'closed', false)
+       op.role, coalesce(o.status = 'closed', false), o.locale
   FROM user_sessions s JOIN users u ON u.id = s.user_id LEFT JOIN organizations o ON o.id = %(org)s
   LEFT JOIN memberships m ON m.user_id = u.id AND m.organization_id = o.id
   LEFT JOIN operators op ON op.user_id = u.id
@@ -42,7 +42,7 @@ SELECT u.id, u.email_verified_at IS NOT NULL, o.id, CASE WHEN %(is_impersonating
    AND date_trunc('second', u.tokens_valid_after) <= to_timestamp(%(iat)s)
 """
 _FIND_MEMBERSHIP = """
-SELECT o.id, m.role, o.status = 'closed' FROM organizations o
+SELECT o.id, m.role, o.status = 'closed', o.locale FROM organizations o
   LEFT JOIN memberships m ON m.organization_id = o.id AND m.user_id = %(sub)s WHERE o.id = %(org)s
 """
 
@@ -128,9 +128,9 @@ def authenticate_token(access_token: str, audience: TokenAudience) -> Principal:
     rows = engine.execute_batch([tenancy.system_scope_statement("auth.principal"), (_FIND_PRINCIPAL, values)])
     if not rows:
         raise InvalidToken
-    user_id, email_verified, organization_id, role, operator_role, is_closed = tuple(rows[0])
+    user_id, email_verified, organization_id, role, operator_role, is_closed, locale = tuple(rows[0])
     if cell is not None:
-        organization_id, role, is_closed = _get_membership(cell, claims, is_impersonating=is_impersonating)
+        organization_id, role, is_closed, locale = _get_membership(cell, claims, is_impersonating=is_impersonating)
     return Principal(
         kind="user",
         id=user_id,
@@ -142,21 +142,24 @@ def authenticate_token(access_token: str, audience: TokenAudience) -> Principal:
         is_recently_authenticated=claims.get("fresh", 0) > time.time(),
         is_impersonating=is_impersonating,
         is_organization_closed=is_closed,
+        locale=locale,
     )
 
 
-def _get_membership(cell: str, claims: Mapping[str, Any], *, is_impersonating: bool) -> tuple[UUID, str, bool]:
-    """Organization, role and whether the organization is closed, of an access token for an organization in a cell.
+def _get_membership(
+    cell: str, claims: Mapping[str, Any], *, is_impersonating: bool
+) -> tuple[UUID, str, bool, str | None]:
+    """Organization, role, whether it is closed and its locale, of an access token for an organization in a cell.
 
     raises: InvalidToken
     """
     with cells.use(cell):
         rows = engine.execute_batch([tenancy.system_scope_statement("auth.membership"), (_FIND_MEMBERSHIP, claims)])
-    organization_id, role, is_closed = rows[0] if rows else (None, None, False)
+    organization_id, role, is_closed, locale = rows[0] if rows else (None, None, False, None)
     role = MemberRole.VIEWER if is_impersonating else role
     if organization_id is None or role is None:
         raise InvalidToken
-    return organization_id, role, is_closed
+    return organization_id, role, is_closed, locale
 
 
 def get_profile(principal: Principal) -> UserProfile:

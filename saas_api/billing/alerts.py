@@ -249,8 +249,9 @@ def _record_firing(session: SystemSession, context: _AlertContext, rule: AlertRu
 
 
 def _enqueue_mails(session: SystemSession, context: _AlertContext, rule: AlertRule) -> None:
-    email_context = _email_context(context, rule)
-    organization = organizations.get_organization(session, context.organization_id)
+    with organizations.localized(session, context.organization_id) as organization:
+        email_context = _email_context(context, rule)
+        period_end = mails.format_time(context.period.ends_at, context.period.timezone)
     for contact in members.list_recipients(session, context.organization_id, ALERT_CONTACT_ROLES):
         mails.enqueue(
             session,
@@ -259,7 +260,7 @@ def _enqueue_mails(session: SystemSession, context: _AlertContext, rule: AlertRu
             organization_id=context.organization_id,
             name=contact.name,
             organization=organization.name,
-            period_end=mails.format_time(context.period.ends_at, context.period.timezone),
+            period_end=period_end,
             **email_context,
         )
 

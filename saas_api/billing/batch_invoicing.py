@@ -206,9 +206,5 @@ def _publish(session: SystemSession, drafts: Collection[_Draft], written: Mappin
         for item, _ in final
     ]
     audit.record_events(session, SYSTEM_ACTOR, FINALIZED_ACTION, entries)
-    charged = [
-        (item.invoice, organization, item.due_day, item.days)
-        for item, organization in final
-        if item.invoice.total_minor
-    ]
-    events.email_invoices(session, charged)
+    charged = [(item, organization) for item, organization in final if item.invoice.total_minor]
+    invoice_lifecycle.email_invoices(session, charged)

@@ -6,17 +6,12 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from saas_api.accounts import members
-from saas_api.accounts.models import Organization
 from saas_api.billing.models import BillingPeriod, Invoice, InvoiceStatus
 from saas_api.billing.plan_schemas import SubscriptionEventOut, SubscriptionUpdatedEventOut
 from saas_api.billing.schemas import InvoiceEventOut
 from saas_api.billing.usage_schemas import AlertEventOut, SpendCapOut
-from saas_api.core import clock, formatting, ids
+from saas_api.core import clock
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.roles import BILLING_ROLES
-from saas_api.mail import mails
-from saas_api.mail.mails import NewMail
 from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject, NewEvent
 from saas_api.webhooks.models import Event
@@ -126,42 +121,6 @@ def _next_version(session: SystemSession, invoice: Invoice) -> int:
     age = clock.now() - invoice.finalized_at if invoice.finalized_at else None
     newest_or_draft = newest or _FIRST_VERSION - 1
     return max(newest_or_draft + 1, _FIRST_VERSION + (max(age.days, 0) if age else 0))
-
-
-def email_invoice(
-    session: SystemSession, invoice: Invoice, organization: Organization, due_day: str, period: str
-) -> None:
-    """Send a final invoice to the organization's billing contacts.
-
-    due_day: as on the invoice, such as "May 8, 2026"
-    period: days of the billing period, empty for a manual invoice
-    """
-    email_invoices(session, [(invoice, organization, due_day, period)])
-
-
-def email_invoices(session: SystemSession, invoices: Sequence[tuple[Invoice, Organization, str, str]]) -> None:
-    """As `email_invoice`, of several organizations."""
-    organizations = [organization for _, organization, _, _ in invoices]
-    recipients = members.list_recipients_in_batch(session, organizations, BILLING_ROLES)
-    new_mails = [
-        NewMail("invoice_ready", recipient.email, organization.id, _mail_context(*one, recipient.name))
-        for one in invoices
-        for organization in [one[1]]
-        for recipient in recipients[organization.id]
-    ]
-    mails.enqueue_many(session, new_mails)
-
-
-def _mail_context(invoice: Invoice, organization: Organization, due_day: str, period: str, name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "organization": organization.name,
-        "number": invoice.number,
-        "amount": formatting.format_money(invoice.amount_due_minor, invoice.currency),
-        "due": due_day,
-        "period": period,
-        "invoice_id": ids.format_id("inv", invoice.id),
-    }
 
 
 _SUBSCRIPTION_EXAMPLE: dict[str, Any] = {

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from saas_api.accounts import organizations
 from saas_api.billing import invoices
 from saas_api.billing.invoices import InvoiceWithLines
 from saas_api.billing.models import CreditNote, Invoice, InvoiceLine, InvoiceStatus
@@ -26,11 +27,12 @@ _LINES_WITH_SERVICE_PERIOD = (LineKind.BASE, LineKind.LATE_USAGE)
 
 
 def get_document(session: Session, organization_id: UUID, invoice_id: UUID) -> InvoiceDocument:
-    """Get the document of a final invoice.
+    """Get the document of a final invoice, in the locale of its organization.
 
     raises: NotFound
     """
-    return build_document(invoices.get_invoice_detail(session, organization_id, invoice_id))
+    with organizations.localized(session, organization_id):
+        return build_document(invoices.get_invoice_detail(session, organization_id, invoice_id))
 
 
 def render_pdf(document: InvoiceDocument) -> bytes:

@@ -1,6 +1,6 @@
 """Drafts of closed periods, their finalization, and corrections: recalculate, delete, void, release held billing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, delete, func, select, text
 from sqlalchemy.exc import DataError
 
-from saas_api.accounts import audit, operators, organizations
+from saas_api.accounts import audit, members, operators, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
 from saas_api.accounts.models import Organization
 from saas_api.billing import bill_inputs, events, invoices, previous_balances, settlement, wallet
@@ -27,12 +27,15 @@ from saas_api.billing.models import (
 from saas_api.billing.rating import bill
 from saas_api.billing.rating.bill import CALCULATION_VERSION, Bill, LineKind
 from saas_api.billing.wallet import GrantSource
-from saas_api.core import clock, ids, money
+from saas_api.core import clock, formatting, ids, money
 from saas_api.core.db import cells, tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.faults import fault_point
+from saas_api.core.roles import BILLING_ROLES
 from saas_api.core.settings import setting
+from saas_api.mail import mails
+from saas_api.mail.mails import NewMail
 
 INVOICE_SERIES = "INV"
 FINALIZED_ACTION = "invoice.finalized"
@@ -339,7 +342,7 @@ def _publish_finalized(session: SystemSession, invoice: Invoice, organization: O
     audit.record_event(session, invoice.organization_id, SYSTEM_ACTOR, FINALIZED_ACTION, target, data)
     if invoice.total_minor:
         dated = InvoiceWithPeriod(invoice, invoices.get_period(session, invoice))
-        events.email_invoice(session, invoice, organization, dated.due_day, dated.days)
+        email_invoices(session, [(dated, organization)])
 
 
 def audit_data(invoice: Invoice) -> dict[str, str | None]:
@@ -466,3 +469,28 @@ def release_billing(session: SystemSession, organization_id: UUID, operator: Ope
     profile.on_hold_at = profile.hold_reason = None
     operator.record(session, organization_id, "billing.unparked", ("organization", organization_id), data)
     return True
+
+
+def email_invoices(session: SystemSession, charged: Sequence[tuple[InvoiceWithPeriod, Organization]]) -> None:
+    """Send final invoices to the billing contacts of their organizations."""
+    recipients = members.list_recipients_in_batch(session, [organization for _, organization in charged], BILLING_ROLES)
+    new_mails = [
+        NewMail("invoice_ready", recipient.email, organization.id, {**context, "name": recipient.name})
+        for dated, organization in charged
+        for context in [_mail_context(dated, organization)]
+        for recipient in recipients[organization.id]
+    ]
+    mails.enqueue_many(session, new_mails)
+
+
+def _mail_context(dated: InvoiceWithPeriod, organization: Organization) -> dict[str, Any]:
+    invoice = dated.invoice
+    with formatting.localized(organization.locale):
+        return {
+            "organization": organization.name,
+            "number": invoice.number,
+            "amount": formatting.format_money(invoice.amount_due_minor, invoice.currency),
+            "due": dated.due_day,
+            "period": dated.days,
+            "invoice_id": ids.format_id("inv", invoice.id),
+        }

@@ -164,7 +164,9 @@ def _preview_one(
 
 
 def _enqueue_mails(session: SystemSession, organization_id: UUID, source: RatedPlanVersion, change: PlanChange) -> None:
-    organization = organizations.get_organization(session, organization_id)
+    with organizations.localized(session, organization_id) as organization:
+        effective_at = mails.format_time(change.effective_at, organization.timezone)
+        changes = _describe_changes(source, change.version)
     recipients = members.list_recipients(session, organization_id, BILLING_ROLES, includes_billing_email=True)
     for recipient in recipients:
         mails.enqueue(
@@ -175,8 +177,8 @@ def _enqueue_mails(session: SystemSession, organization_id: UUID, source: RatedP
             name=recipient.name,
             organization=organization.name,
             plan=change.version.name,
-            at=mails.format_time(change.effective_at, organization.timezone),
-            changes=_describe_changes(source, change.version),
+            at=effective_at,
+            changes=changes,
         )
 
 

@@ -69,6 +69,7 @@ class Principal:
     is_impersonating: an operator views the organization: nothing is written, whatever the role allows
     operator_role: "support" or "admin"; None for a user who is no operator
     is_organization_closed: of a user: nothing new begins in the organization
+    locale: of a user's organization, for pages; None for a key, and for a user without one
     """
 
     kind: str
@@ -83,6 +84,7 @@ class Principal:
     is_impersonating: bool = False
     operator_role: str | None = None
     is_organization_closed: bool = False
+    locale: str | None = None
 
     def has_scope(self, scope: str) -> bool:
         """Whether a key has a scope, of this application or of a service."""

@@ -6,32 +6,55 @@ The texts are English. The locale decides about separators, currency symbols, th
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
-from babel import dates, numbers
+from babel import Locale, dates, numbers
 
 from saas_api.core import money, time_zones
 
-DEFAULT_LOCALE = "en_US"
+LOCALES = (
+    *("en-US", "en-AU", "en-AT", "en-BE", "en-CA", "en-DK", "en-FI", "en-FR", "en-DE", "en-GH", "en-IN", "en-IE"),
+    *("en-IL", "en-IT", "en-KE", "en-MY", "en-NL", "en-NZ", "en-NG", "en-PK", "en-PH", "en-SG", "en-ZA", "en-ES"),
+    *("en-SE", "en-CH", "en-AE", "en-GB", "en-150", "en-001"),
+)
+"""Locales that an organization can choose: English, as each region writes numbers and times; the default first."""
+DEFAULT_LOCALE = LOCALES[0]
 EMPTY_VALUE = "\u2013"
 _RANGE = " \u2013 "
 _NO_BREAK_SPACE, _NARROW_NO_BREAK_SPACE = "\u00a0", "\u202f"
 _UNITS = (86_400, 3_600, 60, 1)
-_locale: ContextVar[str] = ContextVar("locale", default=DEFAULT_LOCALE)
+_BABEL_LOCALES = {locale: Locale.parse(locale, sep="-") for locale in LOCALES}
+_locale: ContextVar[Locale] = ContextVar("locale", default=_BABEL_LOCALES[DEFAULT_LOCALE])
 
 
 @contextmanager
 def localized(locale: str) -> Iterator[None]:
     """Format by another locale until the end of the block.
 
-    locale: such as "en_GB"
+    locale: one of LOCALES
     """
-    token = _locale.set(locale)
+    token = _locale.set(_BABEL_LOCALES[locale])
     try:
         yield
     finally:
         _locale.reset(token)
+
+
+def set_locale(locale: str) -> None:
+    """Format by a locale from now on, in this thread; each request begins with the default one.
+
+    locale: one of LOCALES
+    """
+    _locale.set(_BABEL_LOCALES[locale])
+
+
+def describe_locale(locale: str) -> str:
+    """The region of a locale and a sample, such as "United States: $1,234.56, Nov 30, 2026, 5:31 PM"."""
+    region = _BABEL_LOCALES[locale].get_territory_name("en") or locale
+    with localized(locale):
+        sample = f"{format_money(123_456, 'USD')}, {format_time(datetime(2026, 11, 30, 17, 31, tzinfo=UTC), 'UTC')}"
+    return f"{region[0].upper()}{region[1:]}: {sample}"
 
 
 def format_money(amount_minor: int | None, currency: str) -> str:

@@ -7,12 +7,14 @@ from uuid import UUID
 
 import marshmallow as ma
 from flask import Blueprint, Response, g
+from marshmallow import fields, validate
 
 from saas_api.accounts import billing_email, organizations, passwords, sessions, throttles, users
 from saas_api.accounts.schemas import ChangePasswordIn, TimeZoneField
 from saas_api.billing import organization_closing, profiles
 from saas_api.billing.profiles import BillingDetails
 from saas_api.billing.schemas import CloseOrganizationIn
+from saas_api.core import formatting
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
@@ -50,6 +52,11 @@ class OrganizationForm(StrictSchema):
     name = DisplayName(required=True, error_messages={"required": "Enter a name."})
     billing_email = Email(load_default=None)
     timezone = TimeZoneField(required=True, error_messages={"required": "Choose a time zone."})
+    locale = fields.String(
+        required=True,
+        validate=validate.OneOf(formatting.LOCALES, error="Choose a format."),
+        error_messages={"required": "Choose a format."},
+    )
     legal_name = Name(load_default=None, maximum=120)
     address = PostalAddressField(load_default=list)
     tax_id = Text(load_default=None, maximum=40)
@@ -68,6 +75,12 @@ def list_time_zones() -> list[str]:
     return ["UTC", *named]
 
 
+@functools.cache
+def list_locales() -> list[tuple[str, str]]:
+    """Returns the selectable locales, each with a sample."""
+    return [(locale, formatting.describe_locale(locale)) for locale in formatting.LOCALES]
+
+
 @bp.get("/settings")
 @require_permission("organization:read")
 def organization_settings(form: Form | None = None) -> Response:
@@ -78,6 +91,7 @@ def organization_settings(form: Form | None = None) -> Response:
         "name": organization.name,
         "billing_email": organization.billing_email,
         "timezone": organization.timezone,
+        "locale": organization.locale,
         "legal_name": details.name,
         "address": "\n".join(details.address),
         "tax_id": details.tax_id,
@@ -90,6 +104,7 @@ def organization_settings(form: Form | None = None) -> Response:
         organization=organization,
         buyer=details,
         zones=[(name, name) for name in zone_names],
+        locales=list_locales(),
         form=form or Form(values),
     )
 
@@ -99,7 +114,7 @@ def organization_settings(form: Form | None = None) -> Response:
 @form_view(OrganizationForm(), form=organization_settings)
 def update_organization(body: dict[str, Any]) -> Any:
     """Change the organization's settings."""
-    changes = {name: body[name] for name in ("name", "billing_email", "timezone")}
+    changes = {name: body[name] for name in ("name", "billing_email", "timezone", "locale")}
     organizations.update_organization(engine.session(), g.principal, changes)
     profiles.set_billing_details(
         engine.session(), g.principal, BillingDetails(body["legal_name"], body["address"], body["tax_id"])

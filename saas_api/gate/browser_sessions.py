@@ -18,7 +18,7 @@ from saas_api.accounts import passwords, sessions, throttles, tokens
 from saas_api.accounts.impersonation import IMPERSONATION_LIFETIME
 from saas_api.accounts.sessions import InvalidCredentials
 from saas_api.accounts.tokens import InvalidToken, RefreshClaims, RefreshTokenReused, TokenAudience, TokenExpired
-from saas_api.core import crypto, request_context
+from saas_api.core import crypto, formatting, request_context
 from saas_api.core.access import Access, Principal
 from saas_api.core.errors import BadRequest, NotFound, PayloadTooLarge, Unauthenticated
 from saas_api.core.ids import NIL_UUID
@@ -85,6 +85,8 @@ def authenticate_page(view_access: Access) -> None:
         g.last_organization_id = _find_last_organization()
         if not view_access.is_login_optional:
             raise Unauthenticated
+    if user is not None and user.locale:
+        formatting.set_locale(user.locale)
     _check_csrf(user)
     if view_access.is_login_optional or user is None:
         g.visitor = user

@@ -343,14 +343,15 @@ def _email_context(
     session: SystemSession, invoice: Invoice, consequence_at: datetime | None = None
 ) -> dict[str, object]:
     dated = InvoiceWithPeriod(invoice, invoices.get_period(session, invoice))
-    return {
-        "organization": organizations.get_organization(session, invoice.organization_id).name,
-        "number": invoice.number,
-        "amount": formatting.format_money(invoice.amount_due_minor, invoice.currency),
-        "due": dated.due_day,
-        "at": mails.format_time(consequence_at, dated.timezone) if consequence_at else "",
-        "invoice_id": ids.format_id("inv", invoice.id),
-    }
+    with organizations.localized(session, invoice.organization_id) as organization:
+        return {
+            "organization": organization.name,
+            "number": invoice.number,
+            "amount": formatting.format_money(invoice.amount_due_minor, invoice.currency),
+            "due": dated.due_day,
+            "at": mails.format_time(consequence_at, dated.timezone) if consequence_at else "",
+            "invoice_id": ids.format_id("inv", invoice.id),
+        }
 
 
 def _consequence_at(step: DunningStep, later: Sequence[DunningStep]) -> datetime | None:

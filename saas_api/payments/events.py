@@ -58,10 +58,12 @@ def publish_payment_event(session: SystemSession, payment: Payment, event_type: 
 def email_billing_contacts(session: SystemSession, template: str, payment: Payment, invoice: Invoice) -> None:
     """Send a mail about a payment to the billing contacts of its organization."""
     organization_id = payment.organization_id
+    with organizations.localized(session, organization_id) as organization:
+        amount = formatting.format_money(payment.captured_minor or payment.amount_minor, payment.currency)
     context: dict[str, object] = {
-        "organization": organizations.get_organization(session, organization_id).name,
+        "organization": organization.name,
         "number": invoice.number or "",
-        "amount": formatting.format_money(payment.captured_minor or payment.amount_minor, payment.currency),
+        "amount": amount,
         "invoice_id": ids.format_id("inv", payment.invoice_id),
     }
     if template == "payment_failed":

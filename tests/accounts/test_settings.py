@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 from saas_api.accounts import audit, organizations
-from saas_api.core import clock
+from saas_api.core import clock, formatting
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ValidationFailed
 from tests.support.accounts import User, add_member
@@ -45,6 +45,14 @@ def test_update_changes_given_attributes_and_is_audited(alice: User) -> None:
     assert (first["ip"], first["request_id"][:4]) == ("127.0.0.1", "req_")
 
 
+def test_locale_is_one_of_a_list(app: Flask, alice: User) -> None:
+    assert alice.call("GET", "/organization")[1]["organization"]["locale"] == "en-US"
+    assert alice.call("PATCH", "/organization", locale="en-150")[1]["organization"]["locale"] == "en-150"
+    with app.app_context(), tenancy.system_session("auth.organizations") as session:
+        for locale in formatting.LOCALES:
+            session.execute(sa.text("UPDATE organizations SET locale = :locale"), {"locale": locale})
+
+
 def test_update_without_changes_is_not_audited(alice: User) -> None:
     assert alice.call("PATCH", "/organization", name="Acme")[0] == 200
     assert audit_events(alice, action="organization.changed") == []
@@ -57,6 +65,9 @@ def test_update_without_changes_is_not_audited(alice: User) -> None:
         {"timezone": ""},
         {"timezone": "../../etc/passwd"},
         {"timezone": None},
+        {"locale": "de-DE"},
+        {"locale": "en_GB"},
+        {"locale": None},
         {"name": ""},
         {"name": "x" * 101},
         {"billing_email": "nobody"},

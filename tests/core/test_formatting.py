@@ -97,7 +97,14 @@ def test_elapsed_time_is_told_in_its_largest_whole_unit(elapsed: timedelta, text
 
 
 def test_another_locale_has_its_own_separators_and_order() -> None:
-    with formatting.localized("en_ZA"):
+    with formatting.localized("en-ZA"):
         assert formatting.format_money(123456, "ZAR") == "R\N{NO-BREAK SPACE}1\N{NO-BREAK SPACE}234,56"
         assert formatting.format_date(date(2026, 11, 30)) == "30 Nov 2026"
     assert formatting.format_date(date(2026, 11, 30)) == "Nov 30, 2026"
+
+
+def test_every_locale_is_english_and_describes_itself() -> None:
+    samples = [formatting.describe_locale(locale) for locale in formatting.LOCALES]
+    assert samples[0] == f"United States: $1,234.56, Nov 30, 2026, 5:31{PM}"
+    assert len({sample.partition(":")[0] for sample in samples}) == len(formatting.LOCALES)
+    assert all("Nov" in sample for sample in samples)

@@ -11,7 +11,7 @@ from saas_api.accounts import organizations
 from saas_api.accounts.models import Organization
 from saas_api.billing import profiles
 from saas_api.billing.profiles import BillingDetails
-from saas_api.core import ids
+from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import PASSWORD, User, join, sign_in
 from tests.support.pages import Browser, check_access, form_of
@@ -70,6 +70,22 @@ def test_saved_settings_appear_on_the_next_invoice(app: Flask, browser: Browser,
     organization, buyer = read_settings(app, alice)
     assert organization.billing_email is None
     assert buyer == BillingDetails(None, [], None)
+
+
+def test_pages_write_by_the_locale_of_their_organization(
+    app: Flask, browser: Browser, alice: User, carol: User
+) -> None:
+    """Both are served by one thread, which must not keep the locale of the page before."""
+    assert browser.submit(SETTINGS, locale="en-DE").status_code == 303
+    assert browser.form(SETTINGS)["locale"] == ["en-DE"]
+    day, other_day = (f">{clock.now():{pattern}}, " for pattern in ("%-d %b %Y", "%b %-d, %Y"))
+    for _ in range(2):
+        assert day in browser.open(SETTINGS).text
+        page = Browser(app, carol).open(SETTINGS).text
+        assert other_day in page
+        assert day not in page
+    assert "$0.00" in app.test_client().get("/pricing").text
+    assert browser.submit(SETTINGS, locale="de-DE").status_code == 422
 
 
 def test_rejected_form_keeps_its_values(app: Flask, browser: Browser, alice: User) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InternalError, Operationa
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, SecurityError
 
-from saas_api.core import errors, metrics, request_context, tracing
+from saas_api.core import errors, formatting, metrics, request_context, tracing
 from saas_api.core.db import cells, engine
 from saas_api.core.db.cells import CellUnavailable
 from saas_api.core.db.engine import db
@@ -192,6 +192,7 @@ def _new_request_id() -> str:
 
 
 def _start_request() -> None:
+    formatting.set_locale(formatting.DEFAULT_LOCALE)  # the thread may have shown a page of another organization
     client_id = request.environ.get("HTTP_X_REQUEST_ID", "")
     is_chosen = _REQUEST_ID.fullmatch(client_id) is not None
     g.request_id = client_id if is_chosen else _new_request_id()

@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
+from saas_api.accounts.models import Organization
 from saas_api.billing import invoice_documents, period_close
-from saas_api.core import clock, ids
+from saas_api.core import clock, formatting, ids
 from saas_api.core.db import tenancy
 from saas_api.payments import dunning
 from tests.support.accounts import sign_in
@@ -69,6 +70,28 @@ def test_mails_and_document_name_the_same_due_date(app: Flask, dated: DatedInvoi
             document = invoice_documents.get_document(session, dated.organization.id, invoice.id)
     assert [f" {dated.due}\n" in text for text in texts] == [True] * 5, texts
     assert dict(document.facts)["Due"] == dated.due
+
+
+def test_mails_and_document_are_in_the_locale_of_the_organization(app: Flask) -> None:
+    with app.app_context():
+        organization = create_organization(plan="pro@1")
+        with tenancy.system_session("auth.organizations") as session:
+            session.get_one(Organization, organization.id).locale = "en-DE"
+        clock.freeze_time(day(1, 15, month=5))
+        assert not period_close.close_due(clock.now(), organization.id).failed
+        [invoice] = organization.invoices()
+        clock.freeze_time(invoice.due_at + timedelta(days=5))
+        assert dunning.run_dunning(clock.now()).failed == []
+        with tenancy.system_session("mail.deliver") as session:
+            due = session.scalars(sa.text("SELECT text_body FROM mails WHERE text_body LIKE '%due: %'")).all()
+        with organization.transaction() as session:
+            document = invoice_documents.get_document(session, organization.id, invoice.id)
+        assert formatting.format_money(9_900, "USD") == "$99.00", "the locale ends with its text"
+    assert due
+    for text in due:
+        assert ("99,00 US$" in text, " 8 May 2026\n" in text) == (True, True), text
+    assert dict(document.facts)["Due"] == "8 May 2026"
+    assert document.sums[-1].amount == "99,00\N{NO-BREAK SPACE}US$"
 
 
 def test_pages_and_files_name_the_same_due_date(app: Flask, client: FlaskClient, dated: DatedInvoice) -> None:
