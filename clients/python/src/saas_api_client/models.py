@@ -379,6 +379,10 @@ class Organization:
     slug: str
     billing_email_verified: bool
     timezone: str
+    locale: str
+    """
+    BCP 47, such as en-US
+    """
     status: OrganizationStatus
     created_at: datetime
     updated_at: datetime

@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0032"
-down_revision = "0031"
+revision = "0031"
+down_revision = "0030"
 
 UP = """
 ALTER TABLE organizations ADD COLUMN locale text DEFAULT 'en-US' NOT NULL;
