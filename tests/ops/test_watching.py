@@ -16,6 +16,7 @@ from tests.support.messages import send_message
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yaml"
+CASES = Path(__file__).with_name("alerts.yaml")
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
 METRIC = re.compile(r"\bsaas_[a-z_]+")
 # written by a worker when something goes wrong, by the nightly checks, or where there is a replica
@@ -32,6 +33,11 @@ WITHOUT_VALUE = {
 }
 
 
+def list_alerts() -> list[str]:
+    """Names of the alerts, in their order."""
+    return [rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
 def test_rules_and_panels_read_metrics_that_exist(client: FlaskClient, alice: User, work: Callable[[], None]) -> None:
     send_message(client, make_key(client, alice))
     work()
@@ -45,8 +51,7 @@ def test_rules_and_panels_read_metrics_that_exist(client: FlaskClient, alice: Us
 
 def test_each_alert_has_its_paragraph() -> None:
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    alerts = [rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
-    assert re.findall(r"^### (Saas\w+)$", page, re.MULTILINE) == alerts
+    assert re.findall(r"^### (Saas\w+)$", page, re.MULTILINE) == list_alerts()
 
 
 def test_dashboard_has_panels_side_by_side() -> None:
@@ -57,6 +62,13 @@ def test_dashboard_has_panels_side_by_side() -> None:
 @pytest.mark.skipif(
     not shutil.which("promtool"), reason="needs promtool, which .ci/run installs with the package prometheus"
 )
-def test_rules_are_valid_for_prometheus() -> None:
-    checked = subprocess.run(["promtool", "check", "rules", RULES], capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stderr
+@pytest.mark.parametrize("check", [("check", RULES), ("test", CASES)], ids=["valid", "raised when they should be"])
+def test_rules_are_evaluated_by_prometheus(check: tuple[str, Path]) -> None:
+    command, file = check
+    checked = subprocess.run(["promtool", command, "rules", file], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_each_alert_is_raised_by_a_case() -> None:
+    raised = set(re.findall(r'alertname="(\w+)"', CASES.read_text(encoding="utf-8")))
+    assert raised == set(list_alerts())
