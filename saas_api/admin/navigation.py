@@ -8,6 +8,7 @@ from flask import g, request
 from saas_api.accounts import users
 from saas_api.admin import context
 from saas_api.core import access
+from saas_api.core.db import cells
 
 ADMIN_ROOT = "/admin"
 NAVIGATION = (
@@ -29,6 +30,19 @@ NAVIGATION = (
     ("System", "/system", "book", "s"),
     ("Audit", "/audit", "list", "a"),
 )
+
+OF_ONE_CELL = (
+    "/billing",
+    "/invoices",
+    "/payments",
+    "/deliveries",
+    "/jobs",
+    "/invariants",
+    "/mail",
+    "/audit",
+    "/revenue",
+)
+"""Sections whose lists and totals are of the current cell; other lists are of what home knows of every cell."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +66,14 @@ class ConsoleLayout:
     email: of the operator
     operator_role: "support" or "admin"
     has_dashboard: whether the operator is a member of an organization, too
+    only_cell: the cell of which a page shows everything, where others have more of it; None elsewhere
     """
 
     email: str
     operator_role: str
     has_dashboard: bool
     navigation: list[ConsoleNavigationItem]
+    only_cell: str | None
 
 
 def get_layout() -> ConsoleLayout:
@@ -70,7 +86,8 @@ def get_layout() -> ConsoleLayout:
             for text, path, icon, shortcut in NAVIGATION
         ]
         is_member = g.principal.has_organization
-        g.console = ConsoleLayout(user.email if user else "", g.principal.operator_role or "", is_member, navigation)
+        role = g.principal.operator_role or ""
+        g.console = ConsoleLayout(user.email if user else "", role, is_member, navigation, _only_cell())
     layout: ConsoleLayout = g.console
     return layout
 
@@ -83,6 +100,11 @@ def can_write() -> bool:
 def template_context() -> dict[str, Any]:
     """Functions for the templates of the console."""
     return {"console": get_layout, "may_write": can_write}
+
+
+def _only_cell() -> str | None:
+    is_total = not request.view_args and any(map(_is_current, ("", *OF_ONE_CELL)))
+    return cells.display_name(cells.current()) if is_total and cells.are_several() else None
 
 
 def _is_current(path: str) -> bool:
