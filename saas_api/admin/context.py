@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from saas_api.accounts.audit import Actor, OperatorContext
 from saas_api.core.access import Principal
-from saas_api.core.db import tenancy
+from saas_api.core.db import cells, tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.fields import StrictSchema, Text
 
@@ -56,8 +56,8 @@ class Preview:
 
 @contextmanager
 def read_session() -> Iterator[SystemSession]:
-    """Open a read-only transaction that sees every organization."""
-    with tenancy.system_session("admin.read", sees_absent=True) as session:
+    """Open a read-only transaction that sees every organization; at home also what is there of those in other cells."""
+    with tenancy.system_session("admin.read", sees_absent=cells.current() is None) as session:
         session.execute(_SET_READ_ONLY)
         yield session
 

@@ -48,12 +48,8 @@ def secret_belongs_to_key() -> sa.ColumnElement[bool]:
     return sa.and_(ApiKey.organization_id == ApiKeySecret.organization_id, ApiKey.id == ApiKeySecret.key_id)
 
 
-def find_active_secret(session: SystemSession, digests: Sequence[tuple[int, bytes]]) -> SecretRecord | None:
-    """Return the active secret with one of these digests, or None. A digest of an old pepper is replaced.
-
-    digests: pepper version and digest, the current pepper first
-    """
-    statement = (
+def _select_active(digests: Sequence[tuple[int, bytes]]) -> sa.Select[ApiKeySecret, ApiKey]:
+    return (
         sa.select(ApiKeySecret, ApiKey)
         .join(ApiKey, secret_belongs_to_key())
         .where(
@@ -63,7 +59,14 @@ def find_active_secret(session: SystemSession, digests: Sequence[tuple[int, byte
             sa.or_(ApiKeySecret.expires_at.is_(None), ApiKeySecret.expires_at > clock.now()),
         )
     )
-    row = session.execute(statement).first()
+
+
+def find_active_secret(session: SystemSession, digests: Sequence[tuple[int, bytes]]) -> SecretRecord | None:
+    """Return the active secret with one of these digests, or None. A digest of an old pepper is replaced.
+
+    digests: pepper version and digest, the current pepper first
+    """
+    row = session.execute(_select_active(digests)).first()
     if row is None:
         return None
     secret, key = row
@@ -81,6 +84,14 @@ def find_active_secret(session: SystemSession, digests: Sequence[tuple[int, byte
         rate_limit_per_minute=key.rate_limit_per_minute,
         expires_at=secret.expires_at,
     )
+
+
+def has_active_secret(session: SystemSession, digests: Sequence[tuple[int, bytes]]) -> bool:
+    """Whether an active secret has one of these digests.
+
+    digests: as of `find_active_secret`
+    """
+    return session.execute(_select_active(digests)).first() is not None
 
 
 def count_by_pepper(session: SystemSession) -> dict[int, int]:

@@ -75,7 +75,7 @@ def find_principal(digests: Sequence[tuple[int, bytes]], *, is_fresh: bool = Fal
     cached = _cache.find(digest)
     if cached and not is_fresh and _is_current(cached):
         return cached
-    principal = cells.search(lambda: _load(digests))
+    principal = cells.search(lambda: _load(digests), exists=lambda: _exists(digests))
     if principal is None:
         _cache.remove(digest)
     else:
@@ -112,6 +112,12 @@ def _is_current(principal: KeyPrincipal) -> bool:
     max_age = CACHE_SECONDS_WITHOUT_REDIS if breaker.is_open else CACHE_SECONDS
     is_valid = principal.valid_until is None or clock.now() < principal.valid_until
     return is_valid and principal.age_seconds < max_age
+
+
+def _exists(digests: Sequence[tuple[int, bytes]]) -> bool:
+    """Whether there is such a key in the current cell, also of an organization that is being moved."""
+    with tenancy.system_session("metering.key", sees_absent=True) as session:
+        return secrets.has_active_secret(session, digests)
 
 
 def _load(digests: Sequence[tuple[int, bytes]]) -> KeyPrincipal | None:

@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from psycopg2.errors import LockNotAvailable
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
@@ -33,6 +34,8 @@ log = get_logger(__name__)
 
 MAX_WAIT_SECONDS = 120
 """For transactions and jobs that run when a move begins."""
+_LOCK_SECONDS = 1
+"""What else wants a lock waits behind a move for no longer: the move lets go, and tries again as long as it may."""
 _SPOOL_BYTES = 16 * 1024 * 1024
 _DERIVED = ("usage_events_ahead",)
 """Written from the ledger in the new cell, whose transaction ids and watermark are its own, like most rollups."""
@@ -172,15 +175,22 @@ def _mark(organization_id: UUID, target: str) -> MoveState | None:
     if target not in map(cells.display_name, cells.names()):
         raise CannotMove(f"CELLS names no cell {target}")
     state = find_state(organization_id)
-    for name in {state.cell, target}:
-        with _connect(name):
-            pass  # before anything is refused
+    for name in {state.cell, target}:  # before anything is refused
+        with _connect(name) as connection:
+            _require_protection(name, connection)
     if state.moving_to not in (None, target):
         raise CannotMove(f"it is being moved to {state.moving_to}: go on with that first")
     if state == MoveState(target, None):
         return None
     _write_state(organization_id, state.cell, target)
     return state
+
+
+def _require_protection(name: str, connection: sa.Connection) -> None:
+    """Check that a cell hides absent organizations in every table; raises CannotMove."""
+    tables = ", ".join(table.name for table in presence.find_unprotected(connection))
+    if tables:
+        raise CannotMove(f"{name} does not hide it in {tables}: run flask db upgrade where CELLS is set")
 
 
 def _write_state(organization_id: UUID, cell: str, moving_to: str | None) -> None:
@@ -211,6 +221,7 @@ def _carry(organization_id: UUID, source: str, target: str) -> Mapping[str, int]
         try:
             _hide(organization_id, old, new)
             fault_point("cells.after_hide")
+            _raise_sequences(organization_id, old, new)
             _copy_shared(organization_id, target, old)
             counts = _copy(organization_id, old, new)
             _delete(organization_id, old, is_home=source == cells.HOME)
@@ -242,11 +253,7 @@ def _hide(organization_id: UUID, old: sa.Connection, new: sa.Connection) -> None
     values = {"id": organization_id}
     new.execute(_HIDE, values)
     new.commit()
-    old.exec_driver_sql(f"SET LOCAL lock_timeout = '{MAX_WAIT_SECONDS}s'")
-    try:
-        old.exec_driver_sql(f"SELECT pg_advisory_xact_lock({cells.JOBS_LOCK_KEY})")
-    except sa.exc.OperationalError as error:
-        raise CannotMove(f"jobs have not ended within {MAX_WAIT_SECONDS} s") from error
+    _lock(old, f"SELECT pg_advisory_xact_lock({cells.JOBS_LOCK_KEY})", "jobs")
     old.execute(_HIDE, values)
     xid = old.scalar(_CURRENT_XID)
     old.commit()
@@ -257,6 +264,49 @@ def _hide(organization_id: UUID, old: sa.Connection, new: sa.Connection) -> None
             raise CannotMove(f"transactions have not ended within {MAX_WAIT_SECONDS} s")
         time.sleep(0.05)
     old.rollback()
+
+
+def _lock(connection: sa.Connection, statement: str, holders: str) -> None:
+    """Take a lock in a new transaction, when nobody has held it for a moment.
+
+    holders: who may hold it, for the message
+    raises: CannotMove when they do not end
+    """
+    deadline = time.monotonic() + MAX_WAIT_SECONDS
+    while True:
+        try:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
+            connection.exec_driver_sql(statement)
+        except sa.exc.OperationalError as error:
+            connection.rollback()
+            if not isinstance(error.orig, LockNotAvailable):
+                raise
+            if time.monotonic() > deadline:
+                raise CannotMove(f"{holders} have not ended within {MAX_WAIT_SECONDS} s") from error
+            time.sleep(_LOCK_SECONDS)
+        else:
+            return
+
+
+def _raise_sequences(organization_id: UUID, old: sa.Connection, new: sa.Connection) -> None:
+    """Let the new cell give identities above those that arrive, before they do.
+
+    The table is locked for that moment, because a writer could pass the new value in between and be set back to it.
+    """
+    one = {"id": organization_id}
+    for table in _list_tables(old):
+        sequences = () if table.is_append_only else old.execute(_SEQUENCES, {"table": table.name}).all()
+        for column, sequence in sequences:
+            rows = f"{table.name} WHERE {table.organization_column} = :id"
+            values = {"highest": old.scalar(sa.text(f"SELECT max({column}) FROM {rows}"), one)}
+            is_lower = "(last_value, is_called) < (:highest, true)"
+            if new.scalar(sa.text(f"SELECT {is_lower} FROM {sequence}"), values):
+                new.rollback()
+                _lock(new, f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE", f"writers of {table.name}")
+                new.execute(sa.text(f"SELECT setval('{sequence}', :highest) FROM {sequence} WHERE {is_lower}"), values)
+                new.commit()
+    old.rollback()
+    new.rollback()
 
 
 def _copy_shared(organization_id: UUID, target: str, old: sa.Connection) -> None:
@@ -297,7 +347,6 @@ def _copy(organization_id: UUID, old: sa.Connection, new: sa.Connection) -> Mapp
             counts[table.name], digest = _digest(old, table, organization_id)
             if (counts[table.name], digest) != _digest(new, table, organization_id):
                 raise CopyDiffers(f"table {table.name}")
-            _raise_sequences(new, table, organization_id)
     new.execute(_MARK_NUMBERS, {"id": organization_id, "own_leave": False})
     _require_shared_rows(organization_id, new)
     return counts
@@ -375,16 +424,6 @@ def _pipe(read: str, write: str, old: sa.Connection, new: sa.Connection) -> None
         source.copy_expert(read, rows)
         rows.seek(0)
         target.copy_expert(write, rows)
-
-
-def _raise_sequences(new: sa.Connection, table: _Table, organization_id: UUID) -> None:
-    """Let the identity columns of later rows be above those that were copied."""
-    for column, sequence in new.execute(_SEQUENCES, {"table": table.name}).all():
-        highest = f"SELECT max({column}) FROM {table.name} WHERE {table.organization_column} = :id"
-        new.execute(
-            sa.text(f"SELECT setval('{sequence}', m) FROM ({highest}) AS h (m), {sequence} s WHERE m > s.last_value"),
-            {"id": organization_id},
-        )
 
 
 def _require_shared_rows(organization_id: UUID, new: sa.Connection) -> None:

@@ -1,3 +1,3 @@
 """The fixtures of two cells."""
 
-from tests.support.cells import client, eu, spread, spread_app  # noqa: F401
+from tests.support.cells import acme, client, eu, spread, spread_app  # noqa: F401

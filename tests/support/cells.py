@@ -29,6 +29,7 @@ from saas_api.usage import rollups
 from tests.support import forks
 from tests.support.accounts import User
 from tests.support.organizations import Organization
+from tests.support.payments import IsolatedClient, PayingOrganization, create_paying_organization
 from tests.support.queue import run_all_jobs
 
 _DROP_POLICIES = """DO $$ DECLARE t text; BEGIN
@@ -116,6 +117,13 @@ def _move(settings: Mapping[str, Any], moved_id: UUID, target: str) -> None:
         cell_moves.move_organization(moved_id, target)
 
 
+def call(client: FlaskClient, key: dict[str, str], path: str = "/api/v1/messages") -> tuple[int, Any]:
+    """Call the API with a key; returns the status and the code of the error."""
+    response = client.get(path, headers=key)
+    assert response.json is not None
+    return response.status_code, response.json.get("error", {}).get("code")
+
+
 def organization_id(user: User) -> UUID:
     return ids.parse_id("org", user.organization_id)
 
@@ -186,3 +194,10 @@ def query(spread: Spread, cell: str | None, sql: str, **values: Any) -> list[Any
 @pytest.fixture
 def client(spread: Spread) -> FlaskClient:
     return spread.app.test_client()
+
+
+@pytest.fixture
+def acme(spread: Spread) -> Iterator[PayingOrganization]:
+    """An organization at home with an open invoice of 99.00."""
+    with spread.app.app_context():
+        yield create_paying_organization(IsolatedClient(spread.app, spread.app.response_class))

@@ -27,7 +27,7 @@ from saas_api.cli import errors, output, types
 from saas_api.cli.commands import keys
 from saas_api.cli.errors import CREATE_ROLES, EXIT_PROBLEMS, Command
 from saas_api.core import access, crypto, ids, redis_url, time_zones
-from saas_api.core.db import cells, engine, roles, tenancy
+from saas_api.core.db import cells, engine, presence, roles, tenancy
 from saas_api.core.db.engine import db
 from saas_api.core.db.replica import Replica
 from saas_api.core.db.roles import MAX_POSTGRES, MIN_POSTGRES
@@ -137,16 +137,27 @@ def check_cells() -> Iterator[Finding]:
     for cell in cells.names()[1:]:
         with cells.use(cell):
             postgres = check_postgres()
-            findings = [postgres] if postgres.state == FAIL else [postgres, check_migrations(), check_tables()]
+            parts = (check_migrations, check_tables, check_presence)
+            findings = [postgres] if postgres.state == FAIL else [postgres, *(check() for check in parts)]
         for finding in findings:
             remedy = finding.remedy and finding.remedy.replace("DATABASE_URL", "CELLS")
             yield replace(finding, name=f"{finding.name} of cell {cell}", remedy=remedy)
     if cells.are_several():
+        yield check_presence()
         moving = [f"{ids.format_id('org', one)} to {state.moving_to}" for one, state in cell_moves.list_moving()]
         remedy = "Unless flask cells move runs for it now, run it again: its requests are refused until it ends."
         yield _first_problem(
             "moves", "no organization is being moved", (bool(moving), WARN, f"being moved: {', '.join(moving)}", remedy)
         )
+
+
+def check_presence() -> Finding:
+    """Whether every table of the current cell hides the organizations that are not there."""
+    with engine.current_engine().connect() as connection:
+        tables = ", ".join(table.name for table in presence.find_unprotected(connection))
+    problem = f"visible are rows that are left of other organizations in {tables}"
+    what = "organizations that are elsewhere are hidden"
+    return _first_problem("presence", what, (bool(tables), FAIL, problem, "Run flask db upgrade where CELLS is set."))
 
 
 def check_clock(name: str, read_clock: Callable[[], float]) -> Finding:

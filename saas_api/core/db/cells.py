@@ -203,12 +203,14 @@ def hold_moves() -> Iterator[None]:
         yield
 
 
-def search(find: Callable[[], Found | None]) -> Found | None:
+def search(find: Callable[[], Found | None], *, exists: Callable[[], bool] | None = None) -> Found | None:
     """What a function finds in one of the cells, the home cell first; None when no cell has it.
 
     For what is looked up by something else than its organization, such as an API key.
     find: is called again where it finds nothing, because an organization may have moved to a cell already searched;
         not where the directory has said less than CACHE_SECONDS ago that none is being moved
+    exists: whether it is in the current cell, also as a row of an organization that is being moved; without it
+        everything that is not found may belong to such an organization
     raises: OperationalError or CellUnavailable when it may be in a cell that does not respond; OrganizationMoving when
         it may belong to an organization that is being moved
     """
@@ -220,10 +222,16 @@ def search(find: Callable[[], Found | None]) -> Found | None:
         if found is not None or time.monotonic() < none_moving_at + CACHE_SECONDS:
             return found
         asked_at = time.monotonic()
-        if _ask_directory((_IS_ANY_MOVING, {}))[0][0]:
+        if not _ask_directory((_IS_ANY_MOVING, {}))[0][0]:
+            _none_moving_at[0] = asked_at
+        elif exists is None or _exists_anywhere(exists):
             raise OrganizationMoving(retry_after=RETRY_SECONDS)
-        _none_moving_at[0] = asked_at
     return None
+
+
+def _exists_anywhere(exists: Callable[[], bool]) -> bool:
+    """Whether one of the cells has it; what was copied to a cell already searched is there the second time."""
+    return any(_search_once(lambda: exists() or None) for _ in range(2))
 
 
 def _search_once(find: Callable[[], Found | None]) -> Found | None:

@@ -60,12 +60,13 @@ def system_session(purpose: str, *, sees_absent: bool = False) -> Iterator[Syste
     """Open a transaction that sees every organization of the current cell, or of home for a home purpose.
 
     purpose: a system purpose that a domain has registered, used in one package
-    sees_absent: at home it also sees what home keeps of organizations in other cells, as home purposes do
+    sees_absent: it also sees the rows that are here of organizations in other cells, or that are being moved, as home
+        purposes do
     """
     _check_purpose(purpose)
     is_home = purpose in domain.registry.home_purposes
     cell = None if is_home else cells.current()
-    sees_absent = cell is None and (is_home or sees_absent) and cells.are_several()
+    sees_absent = (is_home or sees_absent) and cells.are_several()
     scope = TransactionScope("saas_system", cell=cell, sees_absent=sees_absent)
     with (
         ScopedSession(db, info={"scope": scope}, expire_on_commit=False) as session,
