@@ -26,6 +26,10 @@ def test_forbidden_behaviour_of_a_page_is_recorded(window: Window) -> None:
     window.page.evaluate("() => { document.querySelector('pre').style.overflow = 'visible' }")
     window.inspect()
     assert "scrolls sideways: " in take_problems(window)
+    table = f'<table class="table"><caption>Rows</caption><tr><td class="num">{"wide" * 300}</table>'
+    show(window, f'<h1>Here</h1><div class="panel">{table}</div>')
+    window.check_width()
+    assert "cuts off a table: Rows" in take_problems(window)
     show(window, '<h1>Here</h1><p style="color: red">Red</p>')
     assert "Content Security Policy" in take_problems(window)
     window.page.evaluate("() => console.error('broken')")

@@ -9,10 +9,11 @@ from flask import Flask
 from tests.browser.conftest import OpenWindow
 from tests.browser.demo import Demo, create_demo, sign_in
 from tests.browser.page_routes import SECTIONS, WITHOUT_DEMO_DATA, PageRoute, page_routes, rules, section_of
-from tests.browser.window import NARROW, NARROWEST, WIDE, Theme, Window
+from tests.browser.window import NARROW, NARROWEST, OTHER_WIDTHS, WIDE, Theme, Window
 
 IS_LONG = os.environ.get("BROWSER") == "long"
-"""Check every page in all four views; the short run has two, and axe reads half of the pages in each."""
+"""Check every page in all four views; the short run has two, axe reads half of the pages in each, and of the other
+widths each page has one."""
 VIEWS: tuple[tuple[Theme, int], ...] = (
     (("light", WIDE), ("dark", WIDE), ("dark", NARROW), ("light", NARROW))
     if IS_LONG
@@ -43,8 +44,10 @@ def check_page(window: Window, route: PageRoute, number: int) -> None:
         window.check_width()
         if IS_LONG or index == number % 2:
             window.check_accessibility()
-    window.size(NARROWEST)
-    window.check_width()
+    others = OTHER_WIDTHS if IS_LONG else OTHER_WIDTHS[number % len(OTHER_WIDTHS) :][:1]
+    for width in (NARROWEST, *others):
+        window.size(width)
+        window.check_width()
 
 
 def test_every_page_is_in_a_checked_part(app: Flask) -> None:

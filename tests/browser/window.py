@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 SLOW_MS = 20_000
 """Timeout of every wait; only a broken page reaches it."""
 WIDE, NARROW, NARROWEST, HEIGHT = 1280, 360, 320, 900
+OTHER_WIDTHS = (768, 1024, 1920)
 ALLOWED = frozenset({401, 409, 422})
 """Statuses that Chromium reports as errors and that are none: rejected forms and ended sessions."""
 FOREIGN_PAGES = frozenset({"/docs/explorer"})
@@ -36,12 +37,16 @@ _OVERFLOW = """() => {
     .join(", ") || "body";
 }"""
 
+_CUT_OFF = """() => {
+  const panels = [...document.querySelectorAll(".panel")];
+  const cutOff = panels.filter(({ scrollWidth, clientWidth }) => scrollWidth > clientWidth);
+  return cutOff.map((panel) => panel.querySelector("caption").textContent.trim());
+}"""
 _SQUEEZED = """() => {
   const texts = [...document.querySelectorAll("main p, main dt, main dd, main td, main th, main h3, main li")];
   const squeezed = texts.filter((element) => {
     const { width, height } = element.getBoundingClientRect();
-    const isHidden = element.closest("thead") && innerWidth <= 640;
-    return !isHidden && width > 1 && width < 40 && height > 100 && element.textContent.trim().length > 8;
+    return width > 1 && width < 40 && height > 100 && element.textContent.trim().length > 8;
   });
   return squeezed.slice(0, 3).map((element) => element.textContent.trim().slice(0, 40));
 }"""
@@ -142,12 +147,14 @@ class Window:
             self.record(f"axe: {violation}")
 
     def check_width(self) -> None:
-        """Record when the page scrolls sideways, or breaks a text into lines of a letter."""
+        """Record when the page scrolls sideways, cuts a table off, or breaks a text into lines of a letter."""
         if self.page.url.removeprefix(self.url) in FOREIGN_PAGES:
             return
         wide = self.overflow()
         if wide:
             self.record(f"scrolls sideways: {wide}")
+        for caption in self.page.evaluate(_CUT_OFF):
+            self.record(f"cuts off a table: {caption}")
         for text in self.page.evaluate(_SQUEEZED):
             self.record(f"breaks a text into letters: {text}")
 
