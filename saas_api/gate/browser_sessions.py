@@ -63,7 +63,8 @@ def load_preferences() -> None:
 def authenticate_page(view_access: Access) -> None:
     """Authenticate the request of a page or form; sets `g.principal`, or `g.visitor` of a public page.
 
-    raises: Unauthenticated when the page requires a user and none is signed in, FormExpired, RateLimitExceeded
+    raises: Unauthenticated when the page requires a user and none is signed in, FormExpired, ModeSwitched,
+        RateLimitExceeded
     """
     g.device_marks = request.cookies.get(DEVICE_COOKIE, "")[:MAX_DEVICE_COOKIE_LENGTH]
     g.presented_impersonation_token = request.cookies.get(IMPERSONATION_COOKIE)
@@ -92,6 +93,7 @@ def authenticate_page(view_access: Access) -> None:
         g.visitor = user
     else:
         g.principal = replace(_reauthenticate(user), mode=g.preferences["mode"])
+        forms.require_page_mode(g.principal.mode)
 
 
 def _check_size_and_encoding(max_bytes: int) -> None:

@@ -118,10 +118,10 @@ def enforce_limits() -> None:
     if "gate_call" in values:
         _confirm_decision()
         keys.mark_used(values.principal.organization_id, values.principal.id)
+    if "principal" in values and (values.view_access.operator_role is None or values.refusal):
+        _bind_organization(values.principal)  # before the refusal, whose page shows the organization
     if values.get("refusal"):
         raise values.refusal
-    if "principal" in values and values.view_access.operator_role is None:
-        _bind_organization(values.principal)
 
 
 def finish_request(response: Response) -> Response:

@@ -244,8 +244,44 @@
     root.querySelector("[data-focus]")?.focus();
   };
 
-  const isPoll = (event) => event.detail.elt.hasAttribute("data-poll");
+  /* Parts of pages that poll. One that could not be updated says so, and asks less often until it can. */
+  const MAX_AGE = 900000, MAX_PAUSE = 60000;
   const opened = Date.now();
+  const polls = new WeakMap();
+  const isPoll = (event) => event.detail.elt.hasAttribute("data-poll");
+
+  const pollOf = (part) => {
+    if (!polls.has(part)) {
+      polls.set(part, { updated: new Date(), failures: 0, next: 0 });
+    }
+    return polls.get(part);
+  };
+
+  const showStale = (part, advice) => {
+    const note = part.querySelector(":scope > .stale") || document.createElement("p");
+    const text = `Not updated since ${pollOf(part).updated.toLocaleTimeString(document.documentElement.lang)}. ${advice}`;
+    if (note.textContent !== text) {
+      note.className = "stale";
+      note.setAttribute("role", "status");
+      note.textContent = text;
+      part.prepend(note);
+    }
+  };
+
+  const pollFailed = (part) => {
+    const poll = pollOf(part);
+    poll.failures += 1;
+    poll.next = Date.now() + Math.min(1000 * 2 ** poll.failures, MAX_PAUSE);
+    showStale(part, "Retrying…");
+  };
+
+  const skipsPoll = (part) => {
+    if (Date.now() - opened > MAX_AGE) {
+      showStale(part, "Reload the page to update it.");
+      return true;
+    }
+    return document.hidden || Date.now() < pollOf(part).next;
+  };
 
   document.addEventListener("DOMContentLoaded", () => {
     document.body.append(tip);
@@ -268,9 +304,12 @@
   }
   addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 
-  document.addEventListener("htmx:load", (event) => {
-    if (event.detail.elt !== document.body) {
-      fillIn(event.detail.elt);
+  document.addEventListener("htmx:load", ({ detail: { elt } }) => {
+    if (elt !== document.body) {
+      fillIn(elt);
+    }
+    for (const part of [elt, ...elt.querySelectorAll("[data-poll]")]) {
+      pollOf(part);
     }
   });
   document.addEventListener("htmx:configRequest", (event) => {
@@ -279,18 +318,27 @@
     }
   });
   document.addEventListener("htmx:beforeRequest", (event) => {
-    if (isPoll(event) && (document.hidden || Date.now() - opened > 900000)) {
+    if (isPoll(event) && skipsPoll(event.detail.elt)) {
       event.preventDefault();
     }
   });
-  document.addEventListener("htmx:responseError", (event) => {
-    if (!isPoll(event)) {
-      say(event.detail.xhr.responseText.slice(0, 300) || "That did not work. Reload the page and try again.");
+  document.addEventListener("htmx:afterRequest", ({ detail: { elt, xhr } }) => {
+    if (elt.hasAttribute("data-poll") && xhr.status === 204) {
+      showStale(elt, "Sign in again to update it.");
     }
   });
-  document.addEventListener("htmx:sendError", (event) => {
-    if (!isPoll(event)) {
-      say("The server cannot be reached. Nothing was changed.");
-    }
-  });
+  const failed = {
+    "htmx:responseError": ({ xhr }) => xhr.responseText.slice(0, 300) || "That did not work. Reload the page and try again.",
+    "htmx:sendError": () => "The server cannot be reached. Nothing was changed.",
+    "htmx:timeout": () => "The server does not answer. Reload the page and try again.",
+  };
+  for (const [kind, explain] of Object.entries(failed)) {
+    document.addEventListener(kind, (event) => {
+      if (isPoll(event)) {
+        pollFailed(event.detail.elt);
+      } else {
+        say(explain(event.detail));
+      }
+    });
+  }
 })();

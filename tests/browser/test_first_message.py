@@ -43,6 +43,11 @@ def test_sign_up_leads_to_a_delivered_message(window: Window, work: Callable[[],
     window.page.locator("#first-steps .done", has_text="erif").wait_for()
     send(window, "Hello from the first test.")
     window.sees("Queued")
+    window.context.set_offline(True)
+    window.sees("Not updated since")
+    window.context.set_offline(False)
+    window.page.get_by_text("Not updated since").wait_for(state="detached")
+    window.problems.clear()  # the browser reports the lost connection
     work()
     window.sees("Delivered")
     window.inspect()

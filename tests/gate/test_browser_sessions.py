@@ -16,6 +16,7 @@ from flask.testing import FlaskClient
 from saas_api.accounts.models import Membership
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
+from saas_api.dashboard import navigation
 from tests.architecture.source import PACKAGE, ROOT
 from tests.support.accounts import PASSWORD, User, join, sign_in
 from tests.support.console import open_console, sign_in_without_organization
@@ -159,6 +160,48 @@ def test_sign_in_form_of_another_tab_is_refused_after_signing_in(app: Flask, ali
     assert response.status_code == 400
     assert "This form is no longer valid" in response.text
     assert alice.email in browser.open("/dashboard/account").text
+
+
+def test_form_of_a_page_in_the_other_mode_is_refused_and_offered_again(app: Flask, alice: User) -> None:
+    """B3: the page was open while another tab switched to test data."""
+    browser = Browser(app, alice)
+    form = browser.form(HOME, STEPS)
+    browser.client.set_cookie("mode", "test")
+    refused = browser.send(STEPS, {**form, "note": "typed"})
+    assert refused.status_code == 400
+    assert "You switched to test data before the form was submitted." in refused.text
+    assert "Get started" in browser.open(HOME).text
+    again = form_of(refused, STEPS)
+    assert (again["note"], again["page_mode"]) == (["typed"], ["test"])
+    assert browser.send(STEPS, again).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/dashboard/messages/msg_01900000000070008000000000000000", 404, "This page does not exist"),
+        ("/dashboard/team/invite", 403, "ask an owner or admin"),
+        ("/dashboard/messages?cursor=x", 422, "Messages"),
+    ],
+)
+def test_page_that_fails_keeps_the_navigation(app: Flask, bob: User, path: str, status: int, words: str) -> None:
+    """R16: an error led out of the dashboard."""
+    page = Browser(app, bob).open(path)
+    assert page.status_code == status
+    assert words in page.text
+    assert '<nav aria-label="Dashboard">' in page.text
+    assert "Acme" in page.text
+
+
+def test_error_page_is_shown_without_the_navigation_when_that_fails(
+    app: Flask, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(navigation, "get_organization_state", lambda *_: 1 / 0)
+    page = Browser(app, bob).open("/dashboard/team/invite")
+    assert page.status_code == 403
+    assert "ask an owner or admin" in page.text
+    assert "<nav" in page.text
+    assert '<nav aria-label="Dashboard">' not in page.text
 
 
 def test_signing_out_ends_the_session_and_deletes_the_cookies(app: Flask, client: FlaskClient, alice: User) -> None:

@@ -1,14 +1,17 @@
 """Renders errors as JSON envelope, page or HTMX fragment, and sends users without a session to the login page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from flask import Response, g, redirect, render_template, request, url_for
 
 from saas_api.core.access import NoOrganization
+from saas_api.core.db.engine import db
 from saas_api.core.errors import ApiError, EncodedBody
+from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.core.web import forms, http, pages
-from saas_api.core.web.forms import FormExpired
+from saas_api.core.web.forms import FormExpired, ModeSwitched
 
 ERROR_HELP = {
     400: "We couldn't read the request. Go back, reload the page and try again.",
@@ -26,6 +29,9 @@ ERROR_HELP = {
     503: "Part of our service is not responding. No data was lost. Try again shortly.",
 }
 _PATHS_OF_PROGRAMS = ("/api/", "/gate")
+_PUBLIC_FRAME = "public.html"
+
+log = get_logger(__name__)
 
 
 def render_error(error: ApiError) -> Response:
@@ -53,14 +59,38 @@ def _error_page(error: ApiError) -> Response:
             forms.resubmit_url(),
             forms.resubmit_fields(),
             organization=g.get("current_organization_name", ""),
+            mode=g.principal.mode if isinstance(error, ModeSwitched) else "",
         )
     request_id = g.get("request_id")
     if pages.is_htmx_fragment():
         return Response(f"{error.message} ({request_id})", error.status, mimetype="text/plain")
-    template = "errors/crash.html" if error.status == 500 else "errors/error.html"
-    advice = ERROR_HELP.get(error.status, ERROR_HELP[400])
-    text = render_template(template, error=error, advice=advice, request_id=request_id)
+    values = {"error": error, "advice": ERROR_HELP.get(error.status, ERROR_HELP[400]), "request_id": request_id}
+    if error.status == 500:
+        text = render_template("errors/crash.html", **values)
+    else:
+        text = _render_in_frame(_frame(error), values)
     return Response(text, error.status, mimetype="text/html")
+
+
+def _frame(error: ApiError) -> str:
+    """The layout of the pages around the one that failed; the public one where that cannot be read."""
+    principal = g.get("principal")
+    if principal is None or error.status >= 500:
+        return _PUBLIC_FRAME
+    if request.path.startswith("/admin") and principal.operator_role is not None:
+        return "admin/_layout.html"
+    return "dashboard/_layout.html" if principal.has_organization else _PUBLIC_FRAME
+
+
+def _render_in_frame(frame: str, values: Mapping[str, Any]) -> str:
+    if frame != _PUBLIC_FRAME:
+        db.session.rollback()
+        try:
+            return render_template("errors/error.html", frame=frame, **values)
+        except Exception:  # the error must be shown whatever keeps the layout from being read
+            log.exception("layout_of_error_page_failed")
+            db.session.rollback()
+    return render_template("errors/error.html", frame=_PUBLIC_FRAME, **values)
 
 
 def resend_page(
@@ -69,6 +99,7 @@ def resend_page(
     fields: Sequence[tuple[str, str]],
     *,
     organization: str = "",
+    mode: str = "",
     is_signed_in_again: bool = False,
 ) -> Response:
     """A page that offers to submit a refused form again.
@@ -76,6 +107,7 @@ def resend_page(
     address: path to submit to; empty when another site may have sent the form
     fields: names and values as submitted
     organization: name of the organization that the form would now change
+    mode: in which it would act now, when that has changed
     """
     return pages.render_page(
         "errors/resend.html",
@@ -84,6 +116,7 @@ def resend_page(
         fields=fields,
         labeled_fields=[(name.replace("_", " ").capitalize(), value) for name, value in fields],
         organization=organization,
+        mode=mode,
         is_signed_in_again=is_signed_in_again,
     )
 

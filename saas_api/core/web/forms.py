@@ -40,6 +40,8 @@ from saas_api.core.web import http
 from saas_api.core.web.pages import PageResponse
 
 CSRF_FIELD, FORM_KEY_FIELD, PASSWORD_FIELD = "csrf_token", "form_key", "confirm_password"
+MODE_FIELD = "page_mode"
+"""The mode of the page on which a form was filled in."""
 FORM_KEY_TTL_SECONDS = 3000
 """Less than the hours for which responses are stored."""
 _OPERATOR_FORM_TTL_SECONDS = 86_400
@@ -55,6 +57,12 @@ class FormExpired(BadRequest):
     """The form belongs to an ended session or does not come from a page of the product."""
 
     code, message = "FORM_EXPIRED", "This form is no longer valid. Nothing was done."
+
+
+class ModeSwitched(FormExpired):
+    """The form was filled in on a page of the other mode."""
+
+    message = "You switched between live and test data. Nothing was done."
 
 
 class FormAlreadySubmitted(ValidationFailed):
@@ -105,6 +113,15 @@ def is_csrf_valid() -> bool:
     return is_same_origin() and compare_digest(token.encode(), csrf_token().encode())
 
 
+def require_page_mode(mode: KeyMode) -> None:
+    """Refuse a form whose page showed another mode than the one it would act in.
+
+    raises: ModeSwitched
+    """
+    if request.method not in http.SAFE_METHODS and request.form.get(MODE_FIELD, mode) != mode:
+        raise ModeSwitched
+
+
 def is_same_origin(*, requires_proof: bool = False) -> bool:
     """Whether the browser's headers allow that a page of this host sent the request.
 
@@ -132,7 +149,7 @@ def resubmit_fields() -> list[tuple[str, str]]:
     return [
         (name, value)
         for name, value in request.form.items(multi=True)
-        if name not in (CSRF_FIELD, FORM_KEY_FIELD) and "password" not in name
+        if name not in (CSRF_FIELD, FORM_KEY_FIELD, MODE_FIELD) and "password" not in name
     ]
 
 
