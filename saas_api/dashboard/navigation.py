@@ -22,7 +22,7 @@ from saas_api.dashboard import running_period
 _STATE = text("""
 SELECT o.status, coalesce(s.standing, 'good') AS standing,
   EXISTS (SELECT FROM invoices i WHERE i.organization_id = o.id AND i.state = 'open' AND i.due_at < :at) AS is_past_due,
-  (SELECT count(*) FROM webhook_endpoints w WHERE w.organization_id = o.id
+  (SELECT count(*) FROM webhook_endpoints w WHERE w.organization_id = o.id AND w.mode = :mode
     AND w.status IN ('disabled_failing', 'disabled_gone') AND w.deleted_at IS NULL) AS disabled_endpoints
   FROM organizations o LEFT JOIN subscriptions s ON s.organization_id = o.id WHERE o.id = :organization_id
 """)
@@ -41,7 +41,7 @@ NAVIGATION = (
     ("Audit log", "/audit-log", "list", "a", "audit:read"),
     ("Settings", "/settings", "gear", "s", "organization:read"),
 )
-SECTIONS_WITH_TEST_DATA = ("", "/messages", "/api-keys", "/usage", "/logs")
+SECTIONS_WITH_TEST_DATA = ("", "/messages", "/api-keys", "/usage", "/logs", "/webhooks")
 """Paths of sections that show the data of one mode."""
 
 
@@ -59,9 +59,9 @@ class OrganizationState:
     disabled_endpoints: int
 
 
-def get_organization_state(session: Session, organization_id: UUID, at: datetime) -> OrganizationState:
-    """Returns the state of an organization at an instant."""
-    row = session.execute(_STATE, {"organization_id": organization_id, "at": at}).one()
+def get_organization_state(session: Session, organization_id: UUID, at: datetime, mode: str) -> OrganizationState:
+    """Returns the state of an organization at an instant, with its endpoints of a mode."""
+    row = session.execute(_STATE, {"organization_id": organization_id, "at": at, "mode": mode}).one()
     return OrganizationState(*row)
 
 
@@ -114,7 +114,7 @@ def get_layout() -> Layout:
         profile = sessions.get_profile(g.principal)
         if profile.organization is None or profile.role is None:
             raise NoOrganization
-        state = get_organization_state(engine.session(), g.principal.organization_id, clock.now())
+        state = get_organization_state(engine.session(), g.principal.organization_id, clock.now(), g.principal.mode)
         g.layout = Layout(
             profile.user,
             profile.organization,

@@ -38,7 +38,7 @@ SELECT d.* FROM webhook_endpoints w CROSS JOIN LATERAL (
   SELECT {_COLUMNS} FROM webhook_deliveries d {_CARRIED}
    WHERE d.organization_id = w.organization_id AND d.endpoint_id = w.id {{conditions}}
    ORDER BY d.created_at DESC, d.id DESC LIMIT :limit) d
- WHERE w.organization_id = :organization_id {{endpoint}}
+ WHERE w.organization_id = :organization_id AND w.mode = :mode {{endpoint}}
  ORDER BY d.created_at DESC, d.id DESC LIMIT :limit"""
 _OF_EVENT = sa.text(f"""
 SELECT {_COLUMNS} FROM webhook_deliveries d {_CARRIED}
@@ -83,10 +83,10 @@ class DeliveryRow:
 def list_all_deliveries(session: Session, organization_id: UUID, query: Mapping[str, Any], limit: int) -> Page:
     """Returns a page of deliveries to all endpoints, newest first.
 
-    query: `endpoint_id`, `status`, `event_type`, `cursor`
+    query: `mode`, `endpoint_id`, `status`, `event_type`, `cursor`
     raises: ValidationFailed for a cursor of another list
     """
-    values: dict[str, Any] = {"organization_id": organization_id, "limit": limit + 1}
+    values: dict[str, Any] = {"organization_id": organization_id, "mode": query["mode"], "limit": limit + 1}
     conditions, endpoint = "", ""
     if query["status"]:
         conditions, values["status"] = f"{conditions} AND {_STATE} = :status", query["status"]
@@ -119,9 +119,9 @@ def get_event(session: Session, organization_id: UUID, event_id: UUID) -> Event:
     return event
 
 
-def list_all_endpoints(session: Session, organization_id: UUID) -> Sequence[Endpoint]:
-    """Returns the newest fifty endpoints, deleted ones last."""
-    statement = sa.select(Endpoint).where(Endpoint.organization_id == organization_id)
+def list_all_endpoints(session: Session, organization_id: UUID, mode: str) -> Sequence[Endpoint]:
+    """Returns the newest fifty endpoints of a mode, deleted ones last."""
+    statement = sa.select(Endpoint).where(Endpoint.organization_id == organization_id, Endpoint.mode == mode)
     return session.scalars(statement.order_by(Endpoint.deleted_at.is_not(None), Endpoint.id.desc()).limit(50)).all()
 
 
@@ -151,19 +151,17 @@ class EventTypeQuery(StrictSchema):
 @bp.get("/webhooks/deliveries")
 @require_permission("webhooks:read")
 def index() -> Response:
-    """List the deliveries, newest first."""
+    """List the deliveries of the current mode, newest first."""
     query, form = forms.parse_filters(DeliveryFilters(exclude=("limit",)))
-    page = (
-        None
-        if form.errors
-        else list_all_deliveries(engine.session(), context.current_organization_id(), query, PAGE_SIZE)
-    )
+    session, organization_id, page = engine.session(), context.current_organization_id(), None
+    if not form.errors:
+        page = list_all_deliveries(session, organization_id, {**query, "mode": g.principal.mode}, PAGE_SIZE)
     return pages.render_page(
         "dashboard/webhooks/deliveries.html",
         status=422 if page is None else 200,
         form=form,
         deliveries=page.items if page else (),
-        endpoints=list_all_endpoints(engine.session(), context.current_organization_id()),
+        endpoints=list_all_endpoints(session, organization_id, g.principal.mode),
         states=list(DeliveryState),
         types=sorted(event_types.names()),
         zone=context.current_zone(),
@@ -226,9 +224,9 @@ def _is_watched(delivery: Delivery) -> bool:
 @bp.get("/webhooks/events")
 @require_permission("webhooks:read")
 def list_events() -> Response:
-    """List the events, newest first."""
-    query, form = forms.parse_filters(EventsQuery(exclude=("limit",)))
-    request, filters = PageRequest.from_query({"limit": PAGE_SIZE, "cursor": None, **query})
+    """List the events of the current mode, newest first."""
+    query, form = forms.parse_filters(EventsQuery(exclude=("limit", "mode")))
+    request, filters = PageRequest.from_query({"limit": PAGE_SIZE, "cursor": None, "mode": g.principal.mode, **query})
     organization_id = context.current_organization_id()
     page = None if form.errors else events.list_events(engine.session(), organization_id, request, **filters)
     return pages.render_page(

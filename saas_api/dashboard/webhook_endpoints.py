@@ -15,7 +15,7 @@ from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
 from saas_api.core import access, clock, formatting, ids, time_zones
-from saas_api.core.access import require_permission
+from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.fields import StrictSchema, Timestamp
@@ -173,6 +173,15 @@ def to_utc(local: datetime, zone: ZoneInfo) -> datetime:
     return local.replace(tzinfo=zone).astimezone(UTC)
 
 
+class EndpointForm(EndpointIn):
+    """What the form of an endpoint changes: anything but its mode, which the session decides when it is created."""
+
+    class Meta(EndpointIn.Meta):
+        """Leave out the mode."""
+
+        exclude = ("mode",)
+
+
 class RecoverForm(RecoverIn):
     """What to recover.
 
@@ -200,11 +209,19 @@ def get_endpoint(endpoint_id: UUID) -> Endpoint:
 @bp.get("/webhooks")
 @require_permission("webhooks:read")
 def index() -> Response:
-    """List the endpoints with their health."""
+    """List the endpoints of the current mode with their health."""
     organization_id, request = context.current_organization_id(), PageRequest(limit=100)
     is_shown = access.has_permission(g.principal, "webhooks:write")
-    endpoint_views = endpoints.list_endpoints(engine.session(), organization_id, request).items if is_shown else None
-    return pages.render_page("dashboard/webhooks/index.html", endpoints=endpoint_views, zone=context.current_zone())
+    endpoint_views = None
+    if is_shown:
+        page = endpoints.list_endpoints(engine.session(), organization_id, request, mode=g.principal.mode)
+        endpoint_views = page.items
+    return pages.render_page(
+        "dashboard/webhooks/index.html",
+        endpoints=endpoint_views,
+        mode=g.principal.mode,
+        zone=context.current_zone(),
+    )
 
 
 @bp.get('/webhooks/<id("whe"):endpoint_id>')
@@ -213,14 +230,14 @@ def show(endpoint_id: UUID, form: Form | None = None) -> Response:
     """Show an endpoint with its health and latest deliveries."""
     endpoint, zone = get_endpoint(endpoint_id), context.current_zone()
     (view,) = endpoints.list_endpoint_views(engine.session(), context.current_organization_id(), [endpoint])
-    query = {"endpoint_id": endpoint_id, "status": None, "event_type": None, "cursor": None}
+    query = {"mode": endpoint.mode, "endpoint_id": endpoint_id, "status": None, "event_type": None, "cursor": None}
     return pages.render_page(
         "dashboard/webhooks/show.html",
         view=view,
         endpoint=endpoint,
         zone=zone,
         form=form or Form({"event_type": TEST_EVENT_TYPE, "recover": True}),
-        types=[(name, name) for name in sorted(event_types.names())],
+        types=[(name, name) for name in sorted(event_types.names())] if endpoint.mode == KeyMode.TEST else [],
         chart=_chart(list_daily_outcomes(engine.session(), endpoint, zone), zone),
         secrets=list_active_secrets(engine.session(), endpoint),
         deliveries=webhook_deliveries.list_all_deliveries(
@@ -235,7 +252,7 @@ def show(endpoint_id: UUID, form: Form | None = None) -> Response:
 def update_form(endpoint_id: UUID, form: Form | None = None) -> Response:
     """Show the form that changes an endpoint."""
     endpoint = get_endpoint(endpoint_id)
-    form = form or Form(EndpointIn().dump(endpoint))
+    form = form or Form(EndpointForm().dump(endpoint))
     return pages.render_page(
         "dashboard/webhooks/update.html", endpoint=endpoint, form=form, types=event_types.list_types()
     )
@@ -243,7 +260,7 @@ def update_form(endpoint_id: UUID, form: Form | None = None) -> Response:
 
 @bp.post('/webhooks/<id("whe"):endpoint_id>/edit')
 @require_permission("webhooks:write")
-@form_view(EndpointIn(), form=update_form)
+@form_view(EndpointForm(), form=update_form)
 def update(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Change an endpoint."""
     endpoints.update_endpoint(engine.session(), g.principal, endpoint_id, body)
@@ -358,16 +375,19 @@ def _chart(outcomes: list[DailyOutcomes], zone: str) -> Chart:
 def create_form(form: Form | None = None) -> Response:
     """Show the form for a new endpoint."""
     return pages.render_page(
-        "dashboard/webhooks/create.html", form=form or Form({"payload": "full"}), types=event_types.list_types()
+        "dashboard/webhooks/create.html",
+        form=form or Form({"payload": "full"}),
+        mode=g.principal.mode,
+        types=event_types.list_types(),
     )
 
 
 @bp.post("/webhooks/new")
 @require_permission("webhooks:write")
-@form_view(EndpointIn(), form=create_form, is_idempotent=True)
+@form_view(EndpointForm(), form=create_form, is_idempotent=True)
 def create(body: dict[str, Any]) -> Response:
-    """Create an endpoint and show its secret once."""
-    endpoint = endpoints.create_endpoint(engine.session(), g.principal, body)
+    """Create an endpoint of the current mode and show its secret once."""
+    endpoint = endpoints.create_endpoint(engine.session(), g.principal, {**body, "mode": g.principal.mode})
     secret = secrets.create_secret(engine.session(), endpoint)
     return _secret_page(endpoint, secret, is_new=True, old_ends_at=None)
 

@@ -38,7 +38,7 @@ MESSAGES = Claimable(
       extract(epoch FROM r.expires_at - now())::float8 AS seconds_left""",
     recorded=f"""r.id, r.channel, r.recipient, r.subject, r.segments, r.cost, r.currency, r.mode, r.status, r.attempts,
       r.error_code, r.accepted_at, r.sent_at, CASE WHEN r.status = 'delivered' THEN r.finished_at END AS delivered_at,
-      {webhook_events.STORES_EVENTS_CLAUSE.format(org=":owner_0")} AS has_event""",
+      {webhook_events.STORES_EVENTS_CLAUSE.format(org=":owner_0", mode="r.mode")} AS has_event""",
     result_columns={"provider_reference": "text"},
     assignments={
         "provider_reference": "v.provider_reference",

@@ -172,7 +172,7 @@ def send_test_message(session: Session, principal: Principal, body: Mapping[str,
     )
     session.flush()  # the audit event names the message
     session.connection().exec_driver_sql(*ledger.append_test_usage_statement(organization_id, _test_usage(message)))
-    if "message.accepted" in webhook_events.list_explicit_types(session, organization_id):
+    if "message.accepted" in webhook_events.list_explicit_types(session, organization_id, message.mode):
         webhook_events.publish_many(session, organization_id, [message_events.status_event(message)])
     queue.enqueue(session, DRAIN_JOB)
     return message

@@ -128,7 +128,7 @@ def _load(digests: Sequence[tuple[int, bytes]]) -> KeyPrincipal | None:
             return None
         periods.ensure_account(session, secret.organization_id)
         terms = service_terms.get_terms(session, secret.organization_id)
-        subscribed_types = events.list_explicit_types(session, secret.organization_id)
+        subscribed_types = events.list_explicit_types(session, secret.organization_id, secret.mode)
     windows = [(terms.rate_limit_per_minute, 60_000)]
     if secret.rate_limit_per_minute:
         windows.append((secret.rate_limit_per_minute, 60_000))

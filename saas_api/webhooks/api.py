@@ -11,7 +11,6 @@ from saas_api.core.access import FreshLoginRequired, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import TooManyRequests
-from saas_api.core.fields import PageQuery
 from saas_api.core.web.endpoint import ViewResult, endpoint
 from saas_api.webhooks import deliveries, endpoints, event_types, events, secrets, throttles
 from saas_api.webhooks.deliveries import DeliveryNotFound, EventNotFound
@@ -25,6 +24,7 @@ from saas_api.webhooks.schemas import (
     DeliveryOut,
     EndpointIn,
     EndpointOut,
+    EndpointsQuery,
     EndpointUpdate,
     EventOut,
     EventsQuery,
@@ -68,13 +68,13 @@ def create_endpoint(body: dict[str, Any]) -> Any:
 @endpoint(
     operation_id="list_endpoints",
     tag="webhooks",
-    query=PageQuery(),
+    query=EndpointsQuery(),
     returns=fields.page_schema("endpoints", EndpointOut()),
 )
 def list_endpoints(query: dict[str, Any]) -> Any:
     """List endpoints with their health, newest first."""
-    request, _ = PageRequest.from_query(query)
-    return endpoints.list_endpoints(engine.session(), g.principal.organization_id, request)
+    request, filters = PageRequest.from_query(query)
+    return endpoints.list_endpoints(engine.session(), g.principal.organization_id, request, **filters)
 
 
 @bp.get('/endpoints/<id("whe"):endpoint_id>')
@@ -135,7 +135,7 @@ def rotate_secret(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     errors=(EndpointNotFound, EndpointDisabled, TooManyRequests),
 )
 def send_test_event(endpoint_id: UUID, body: dict[str, Any]) -> Any:
-    """Send an endpoint an example event, of mode "test"."""
+    """Send an endpoint an example event of its mode; a live endpoint is sent `webhook.test` only."""
     delivery = deliveries.send_test_event(engine.session(), g.principal, endpoint_id, body["event_type"])
     return ViewResult(deliveries.get_delivery_view(engine.session(), delivery), message="Queued.")
 

@@ -234,9 +234,12 @@ def replay_event(session: Session, by: Principal, event_id: UUID) -> list[UUID]:
 def send_test_event(session: Session, by: Principal, endpoint_id: UUID, event_type: str) -> Delivery:
     """Store the example of an event type as an event, and queue its delivery to one endpoint, subscribed or not.
 
-    raises: EndpointNotFound, EndpointDisabled
+    event_type: TEST_EVENT_TYPE for a live endpoint, whose receiver would take other examples for real
+    raises: EndpointNotFound, EndpointDisabled, ValidationFailed
     """
     endpoint = endpoints.lock_enabled_endpoint(session, by.organization_id, endpoint_id)
+    if endpoint.mode == KeyMode.LIVE and event_type != TEST_EVENT_TYPE:
+        raise ValidationFailed.at_field("event_type", f"A live endpoint can be sent {TEST_EVENT_TYPE} only.")
     event_id, subject_id, now = ids.new_id(), ids.new_id(), clock.now()
     data: dict[str, Any] = event_types.get_type(event_type).example["data"]
     if event_type == TEST_EVENT_TYPE:
@@ -245,7 +248,8 @@ def send_test_event(session: Session, by: Principal, endpoint_id: UUID, event_ty
         organization_id=by.organization_id,
         id=event_id,
         type=event_type,
-        payload=payload.build_payload(event_id, event_type, now, by.organization_id, data, mode=KeyMode.TEST),
+        mode=endpoint.mode,
+        payload=payload.build_payload(event_id, event_type, now, by.organization_id, data, mode=endpoint.mode),
         subject_id=subject_id,
         subject_version=TEST_EVENT_VERSION,
         created_at=now,

@@ -25,7 +25,7 @@ from saas_api.core.roles import ADMIN_ROLES
 from saas_api.core.settings import setting
 from saas_api.mail import mails
 from saas_api.webhooks import event_types, events
-from saas_api.webhooks.events import EventSubject
+from saas_api.webhooks.events import EventSubject, NewEvent
 from saas_api.webhooks.models import Endpoint, EndpointStatus, PayloadFormat
 
 MAX_ENDPOINTS = 10
@@ -37,9 +37,9 @@ class EndpointNotFound(NotFound):
 
 
 class TooManyEndpoints(Conflict):
-    """An organization has at most ten endpoints."""
+    """An organization has at most ten endpoints in each mode."""
 
-    code, message = "TOO_MANY_ENDPOINTS", f"There are {MAX_ENDPOINTS} endpoints already; delete one first."
+    code, message = "TOO_MANY_ENDPOINTS", f"There are {MAX_ENDPOINTS} endpoints in this mode already; delete one first."
 
 
 class EndpointDisabled(Conflict):
@@ -95,12 +95,15 @@ SELECT w.id, day.delivered, day.failed, waiting.count AS waiting
  WHERE w.organization_id = :organization_id AND w.id = ANY (:ids)""")
 
 
-def list_endpoints(session: Session, organization_id: UUID, request: PageRequest) -> Page:
+def list_endpoints(session: Session, organization_id: UUID, request: PageRequest, *, mode: str | None = None) -> Page:
     """Return a page of `EndpointView`, newest first, without deleted endpoints.
 
+    mode: "live" or "test"; both when absent
     raises: ValidationFailed for a cursor of another list
     """
     statement = sa.select(Endpoint).where(Endpoint.organization_id == organization_id, Endpoint.deleted_at.is_(None))
+    if mode:
+        statement = statement.where(Endpoint.mode == mode)
     page = pagination.paginate(session, statement, Endpoint.id.desc(), request=request)
     return Page(list_endpoint_views(session, organization_id, page.items), page.next_cursor, page.limit)
 
@@ -182,14 +185,14 @@ _LOCK_ORGANIZATION = sa.text(
 def create_endpoint(session: Session, by: Principal, fields: Mapping[str, Any]) -> Endpoint:
     """Create an endpoint. The caller creates its secret in the same transaction.
 
-    fields: `url`, `event_types`, `description`, `payload`
+    fields: `url`, `mode`, `event_types`, `description`, `payload`
     raises: FreshLoginRequired, ValidationFailed for a URL that is not allowed, TooManyEndpoints
     """
     access.require_fresh_login(by)
     fields = {**fields, "url": _check_url(fields["url"])}
     announce(session, by.organization_id)
     session.execute(_LOCK_ORGANIZATION, {"organization_id": str(by.organization_id)})
-    if _count(session, by.organization_id) >= MAX_ENDPOINTS:
+    if _count(session, by.organization_id, fields["mode"]) >= MAX_ENDPOINTS:
         raise TooManyEndpoints
     endpoint = Endpoint(
         organization_id=by.organization_id, id=ids.new_id(), created_at=clock.now(), **_column_values(fields)
@@ -306,6 +309,7 @@ def _disable_manually(session: Session, endpoint: Endpoint) -> None:
 def _audit_data(endpoint: Endpoint) -> dict[str, Any]:
     return {
         "url": redacted_url(endpoint),
+        "mode": endpoint.mode,
         "event_types": endpoint.event_types,
         "description": endpoint.description or "",
         "payload": endpoint.payload or PayloadFormat.FULL,
@@ -321,9 +325,10 @@ def _column_values(fields: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _count(session: Session, organization_id: UUID) -> int:
+def _count(session: Session, organization_id: UUID, mode: str) -> int:
     is_existing = sa.and_(Endpoint.organization_id == organization_id, Endpoint.deleted_at.is_(None))
-    return session.scalars(sa.select(sa.func.count()).select_from(Endpoint).where(is_existing)).one()
+    of_mode = sa.select(sa.func.count()).select_from(Endpoint).where(is_existing, Endpoint.mode == mode)
+    return session.scalars(of_mode).one()
 
 
 def _check_url(url: str) -> str:
@@ -387,7 +392,8 @@ def disable_endpoint(session: Session, organization_id: UUID, endpoint_id: UUID,
     resource = {"endpoint": endpoint, "is_enabled": False, "redacted_url": redacted_url(endpoint)}
     data = event_types.dump_data("webhook_endpoint.disabled", resource)
     version = int(clock.now().timestamp())  # rises from one disabling of an endpoint to the next
-    events.publish(session, organization_id, "webhook_endpoint.disabled", EventSubject(endpoint_id, version), data)
+    disabled = NewEvent("webhook_endpoint.disabled", EventSubject(endpoint_id, version), data, endpoint.mode)
+    events.publish_many(session, organization_id, [disabled])
     _email_disabled(session, endpoint)
 
 

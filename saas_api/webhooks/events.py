@@ -33,6 +33,7 @@ event_types.register(
         "id": "whe_018f3c6a9d2e7a018b4c5d6e7f801107",
         "url": "https://a.example/hook",
         "description": "Bookkeeping",
+        "mode": "live",
         "event_types": ["invoice.paid"],
         "payload": "full",
         "status": "disabled_failing",
@@ -48,14 +49,14 @@ event_types.register(
     object_name="test",
 )
 
-_IS_SUBSCRIBED = (
-    "(w.event_types IS NULL AND e.type <> ALL (CAST({explicit_only} AS text[])) OR e.type = ANY (w.event_types))"
-)
+_IS_SUBSCRIBED = """(w.mode = e.mode AND (w.event_types IS NULL AND e.type <> ALL (CAST({explicit_only} AS text[]))
+  OR e.type = ANY (w.event_types)))"""
 IS_SUBSCRIBED_CLAUSE = _IS_SUBSCRIBED.format(explicit_only=":explicit_only")
 """SQL condition: endpoint `w` receives event `e`. Bind `explicit_only` to `event_types.explicit_only_names()`."""
 
-STORES_EVENTS_CLAUSE = "EXISTS (SELECT FROM webhook_endpoints WHERE organization_id = {org} AND deleted_at IS NULL)"
-"""SQL condition: events of the organization `{org}` are stored, because it has an endpoint, be it disabled."""
+STORES_EVENTS_CLAUSE = """EXISTS (SELECT FROM webhook_endpoints
+  WHERE organization_id = {org} AND webhook_endpoints.mode = {mode} AND deleted_at IS NULL)"""
+"""SQL condition: `{org}` has an endpoint of `{mode}`, be it disabled, so its events of that mode are stored."""
 
 
 @dataclass(frozen=True)
@@ -85,45 +86,54 @@ class NewEvent:
 
 
 def list_events(
-    session: Session, organization_id: UUID, request: PageRequest, *, event_type: str | None = None
+    session: Session,
+    organization_id: UUID,
+    request: PageRequest,
+    *,
+    mode: str | None = None,
+    event_type: str | None = None,
 ) -> Page:
     """Return a page of `Event`, newest first.
 
+    mode: "live" or "test"; both when absent
     raises: ValidationFailed for a cursor of another list
     """
     statement = sa.select(Event).where(Event.organization_id == organization_id)
+    if mode:
+        statement = statement.where(Event.mode == mode)
     if event_type:
         statement = statement.where(Event.type == event_type)
     return pagination.paginate(session, statement, Event.sequence.desc(), request=request)
 
 
 _EXPLICIT_TYPES = sa.text("""SELECT DISTINCT unnest(event_types) FROM webhook_endpoints
-  WHERE organization_id = :org AND status = 'enabled' AND deleted_at IS NULL""")
+  WHERE organization_id = :org AND mode = :mode AND status = 'enabled' AND deleted_at IS NULL""")
 
 
-def list_explicit_types(session: Session, organization_id: UUID) -> frozenset[str]:
-    """Event types that an enabled endpoint names."""
-    return frozenset(session.scalars(_EXPLICIT_TYPES, {"org": organization_id}))
+def list_explicit_types(session: Session, organization_id: UUID, mode: str) -> frozenset[str]:
+    """Event types that an enabled endpoint of a mode names."""
+    return frozenset(session.scalars(_EXPLICIT_TYPES, {"org": organization_id, "mode": mode}))
 
 
 _PUBLISHING = sa.text("""SELECT DISTINCT organization_id FROM webhook_endpoints
-  WHERE organization_id = ANY (:organizations) AND deleted_at IS NULL""")
+  WHERE organization_id = ANY (:organizations) AND mode = 'live' AND deleted_at IS NULL""")
 
 
 def list_publishing(session: SystemSession, organization_ids: Collection[UUID]) -> set[UUID]:
-    """The organizations of some that have an endpoint; `publish` stores nothing for the others."""
+    """The organizations of some that have a live endpoint; `publish` stores no live events for the others."""
     return set(session.scalars(_PUBLISHING, {"organizations": list(organization_ids)}))
 
 
 _PUBLISH = f"""
 WITH e AS (
-  INSERT INTO events (organization_id, id, type, payload, subject_id, subject_version, created_at)
-  SELECT {{org}}, v.id, v.type, v.payload, v.subject_id, v.version, {{at}}
-    FROM unnest({{owners}}CAST({{ids}} AS uuid[]), CAST({{types}} AS text[]), CAST({{payloads}} AS text[]),
-      CAST({{subjects}} AS uuid[]), CAST({{versions}} AS int[]))
-      AS v ({{owner_column}}id, type, payload, subject_id, version)
-   WHERE {STORES_EVENTS_CLAUSE}
-  ON CONFLICT (organization_id, type, subject_id, subject_version) DO NOTHING RETURNING organization_id, id, type),
+  INSERT INTO events (organization_id, id, type, mode, payload, subject_id, subject_version, created_at)
+  SELECT {{org}}, v.id, v.type, v.mode, v.payload, v.subject_id, v.version, {{at}}
+    FROM unnest({{owners}}CAST({{ids}} AS uuid[]), CAST({{types}} AS text[]), CAST({{modes}} AS text[]),
+      CAST({{payloads}} AS text[]), CAST({{subjects}} AS uuid[]), CAST({{versions}} AS int[]))
+      AS v ({{owner_column}}id, type, mode, payload, subject_id, version)
+   WHERE {STORES_EVENTS_CLAUSE.format(org="{org}", mode="v.mode")}
+  ON CONFLICT (organization_id, type, subject_id, subject_version) DO NOTHING
+  RETURNING organization_id, id, type, mode),
 d AS (
   INSERT INTO webhook_deliveries (organization_id, event_id, endpoint_id, next_at)
   SELECT e.organization_id, e.id, w.id, now() FROM e JOIN webhook_endpoints w USING (organization_id)
@@ -132,7 +142,7 @@ d AS (
      FOR KEY SHARE OF w
   RETURNING 1)
 SELECT count(*) FROM d"""
-_NAMES = ("at", "ids", "types", "payloads", "subjects", "versions")
+_NAMES = ("at", "ids", "types", "modes", "payloads", "subjects", "versions")
 _PUBLISH_IN_SESSION = sa.text(
     _PUBLISH.format(
         org="v.owner",
@@ -154,9 +164,9 @@ _PUBLISH_IN_BATCH = _PUBLISH.format(
 def publish(
     session: Session, organization_id: UUID, event_type: str, subject: EventSubject, data: Mapping[str, Any]
 ) -> None:
-    """Publish an event in the transaction of the change that it reports.
+    """Publish an event of live mode in the transaction of the change that it reports.
 
-    An organization without an endpoint stores no events.
+    An organization without an endpoint of a mode stores no events of it.
     event_type: such as "invoice.paid"
     data: event data, ready for JSON; see `event_types.dump_data`
     """
@@ -190,6 +200,7 @@ def _values(new_events: Sequence[tuple[UUID, NewEvent]]) -> dict[str, Any]:
         "at": now,
         "ids": types.uuid_array(event_ids),
         "types": [event.event_type for _, event in new_events],
+        "modes": [event.mode for _, event in new_events],
         "payloads": [
             payload.build_payload(event_id, event.event_type, now, organization_id, event.data, mode=event.mode)
             for event_id, (organization_id, event) in zip(event_ids, new_events, strict=True)

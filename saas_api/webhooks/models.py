@@ -11,6 +11,7 @@ from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
 from saas_api.core import ids
+from saas_api.core.access import KeyMode
 from saas_api.core.db.engine import Model
 from saas_api.core.db.types import EnumText
 
@@ -73,7 +74,7 @@ class AttemptOutcome(StrEnum):
 
 
 class Event(Model):
-    """Something that happened, with the exact payload that is signed."""
+    """Something that happened, with the exact payload that is signed; endpoints of its mode receive it."""
 
     __tablename__ = "events"
 
@@ -81,6 +82,7 @@ class Event(Model):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     sequence: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
     type: Mapped[str] = mapped_column(Text)
+    mode: Mapped[KeyMode] = mapped_column(EnumText(KeyMode), server_default=FetchedValue())
     schema_version: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     payload: Mapped[str] = mapped_column(Text)
     subject_id: Mapped[uuid.UUID]
@@ -89,12 +91,13 @@ class Event(Model):
 
 
 class Endpoint(Model):
-    """A URL of an organization that receives its events."""
+    """A URL of an organization that receives its events of one mode, which never changes."""
 
     __tablename__ = "webhook_endpoints"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
+    mode: Mapped[KeyMode] = mapped_column(EnumText(KeyMode), server_default=FetchedValue())
     url: Mapped[str] = mapped_column(Text)
     description: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
     event_types: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
@@ -159,7 +162,7 @@ class Delivery(Model):
 class Attempt(Model):
     """One HTTP request of a delivery.
 
-    payload_format: of its body; NULL for attempts before migration 0027
+    payload_format: of its body; NULL for attempts made before it was recorded
     request_headers: as sent; NULL until the result is known, and when nothing was sent
     """
 

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from marshmallow import fields, validate
 
+from saas_api.core.access import KeyMode
 from saas_api.core.fields import (
     Name,
     OneOfRegistered,
@@ -37,10 +38,19 @@ def _enum(enum: type[StrEnum], **options: Any) -> fields.String:
     return fields.String(validate=validate.OneOf(list(enum)), **options)
 
 
+def mode_field(**options: Any) -> fields.String:
+    """The mode of an event or an endpoint."""
+    return _enum(KeyMode, **options)
+
+
 class EndpointIn(StrictSchema):
-    """A new endpoint; without `event_types` it receives every type that needs no explicit subscription."""
+    """A new endpoint, for the events of one mode.
+
+    Without `event_types` it receives every type that needs no explicit subscription.
+    """
 
     url = Text(required=True, maximum=2048)
+    mode = mode_field(load_default=KeyMode.LIVE)
     event_types = _event_types(load_default=None)
     description = Name(load_default="", minimum=0, maximum=200)
     payload = _enum(PayloadFormat, load_default=PayloadFormat.FULL)
@@ -83,9 +93,16 @@ class DeliveriesQuery(PageQuery):
     event_type = event_type_field(load_default=None)
 
 
+class EndpointsQuery(PageQuery):
+    """Filters of a list of endpoints."""
+
+    mode = mode_field(load_default=None)
+
+
 class EventsQuery(PageQuery):
     """Filters of a list of events."""
 
+    mode = mode_field(load_default=None)
     event_type = event_type_field(load_default=None)
 
 
@@ -106,6 +123,7 @@ class EndpointOut(StrictSchema):
 
     id = PrefixedId("whe", attribute="endpoint.id")
     url = fields.String(attribute="endpoint.url")
+    mode = mode_field(attribute="endpoint.mode")
     description = fields.String(attribute="endpoint.description")
     event_types = fields.List(fields.String(), attribute="endpoint.event_types", allow_none=True)
     payload = _enum(PayloadFormat, attribute="endpoint.payload")
@@ -152,6 +170,7 @@ class DeliveryOut(StrictSchema):
     endpoint_id = PrefixedId("whe", attribute="delivery.endpoint_id")
     event_id = PrefixedId("evt", attribute="delivery.event_id")
     event_type = fields.String(attribute="event.type")
+    mode = mode_field(attribute="event.mode")
     cause = _enum(DeliveryCause, attribute="delivery.cause")
     status = _enum(DeliveryState, attribute="delivery.state")
     attempt_count = fields.Integer(attribute="delivery.attempts")
@@ -204,6 +223,7 @@ class EventOut(StrictSchema):
 
     id = PrefixedId("evt")
     type = fields.String()
+    mode = mode_field()
     created_at = Timestamp()
     payload = fields.Function(lambda event: orjson.loads(event.payload), metadata={"type": "object"})
 

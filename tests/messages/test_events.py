@@ -21,11 +21,12 @@ TYPES = ["message.accepted", "message.delivered", "message.failed", "message.can
 
 @pytest.fixture
 def acme(client: FlaskClient) -> MessagingOrganization:
-    """An organization with an endpoint for every event type of messages."""
+    """An organization with an endpoint of each mode for every event type of messages."""
     organization = MessagingOrganization(client, "Acme", "alice@acme.example")
-    body = {"url": "https://acme.example/hook", "event_types": TYPES}
-    response = client.post("/api/v1/webhooks/endpoints", json=body, headers=organization.owner.headers)
-    assert response.status_code == 201, response.json
+    for mode in ("live", "test"):
+        body = {"url": "https://acme.example/hook", "mode": mode, "event_types": TYPES}
+        response = client.post("/api/v1/webhooks/endpoints", json=body, headers=organization.owner.headers)
+        assert response.status_code == 201, response.json
     return organization
 
 
@@ -93,6 +94,6 @@ def test_endpoint_created_while_a_message_is_sent_receives_its_event(app: Flask,
     [message_id] = queue_many(app, carol.id, 1)
     with app.app_context():
         claim = dispatch.claim_batch(carol.id)
-        carol.create_endpoint("https://carols.example/hook")
+        carol.create_endpoint("https://carols.example/hook", mode="test")
         dispatch.record_results(carol.id, claim, [RowResult(message_id, "delivered")])
     assert [row.type for row in carol.rows("SELECT type FROM events")] == ["message.delivered"]

@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 
 from saas_api.core import ids
 from saas_api.webhooks import events
-from saas_api.webhooks.events import EventSubject
+from saas_api.webhooks.events import EventSubject, NewEvent
 from saas_api.webhooks.jobs import drain
 from tests.support.accounts import User
 from tests.support.organizations import Organization
@@ -41,9 +41,15 @@ class WebhookOrganization(Organization):
         return endpoint
 
     def publish_event(self, event_type: str = "invoice.paid", **data: Any) -> None:
-        """Publish an event of a new subject."""
+        """Publish a live event of a new subject."""
         with self.transaction() as session:
             events.publish(session, self.id, event_type, EventSubject(ids.new_id()), data)
+
+    def publish_test_event(self, event_type: str = "invoice.paid") -> None:
+        """Publish an event of test mode of a new subject."""
+        with self.transaction() as session:
+            new_event = NewEvent(event_type, EventSubject(ids.new_id()), {}, "test")
+            events.publish_many(session, self.id, [new_event])
 
     def finish_deliveries(self, status: str) -> None:
         """Give every queued delivery a final status."""

@@ -33,6 +33,7 @@ def test_secret_of_a_new_endpoint_is_shown_once(acme: WebhookOrganization) -> No
     assert single.json["data"] == {
         "id": created["id"],
         "url": URL,
+        "mode": "live",
         "description": "Books",
         "event_types": ["invoice.paid"],
         "payload": "full",

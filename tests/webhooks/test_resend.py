@@ -122,14 +122,14 @@ def test_test_event_is_delivered_to_one_endpoint_only(acme: WebhookOrganization)
     assert response.status_code == 202
     data = response.json["data"]
     assert (data["event_type"], data["cause"], data["endpoint_id"]) == ("webhook.test", "test", created["id"])
-    assert (data["payload"]["mode"], data["payload"]["data"]["message"]) == ("test", "It works.")
+    assert (data["payload"]["mode"], data["payload"]["data"]["message"]) == ("live", "It works.")
     assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
     [event] = acme.call("GET", "/events").json["data"]["events"]
     assert event["id"] == data["event_id"]
 
 
 def test_test_event_has_any_registered_type(acme: WebhookOrganization) -> None:
-    created = acme.create_endpoint()
+    created = acme.create_endpoint(mode="test")
     response = acme.call("POST", f"/endpoints/{created['id']}/test", {"event_type": "message.failed"})
     assert response.json["data"]["payload"]["data"]["error_code"] == "invalid_recipient"
     response = acme.call("POST", f"/endpoints/{created['id']}/test", {"event_type": "message.eaten"})

@@ -77,6 +77,36 @@ def test_empty_list_explains_endpoints(browser: Browser) -> None:
     assert f'href="{HOOKS}/new"' in text
 
 
+def test_pages_show_the_endpoints_events_and_deliveries_of_the_mode(
+    browser: Browser, acme: WebhookOrganization
+) -> None:
+    acme.create_endpoint(description="Live books")
+    acme.publish_event("invoice.paid")
+    browser.client.set_cookie("mode", "test")
+    assert "No test endpoints yet" in browser.open(HOOKS).text
+    assert make(browser, description="Trial books").status_code == 200
+    assert [row.mode for row in acme.rows("SELECT mode FROM webhook_endpoints ORDER BY created_at")] == ["live", "test"]
+    acme.publish_test_event("invoice.voided")
+    for mode, own, other in (("test", "voided", "paid"), ("live", "paid", "voided")):
+        browser.client.set_cookie("mode", mode)
+        listed = browser.open(HOOKS).text
+        assert ("Trial books" in listed, "Live books" in listed) == (mode == "test", mode == "live")
+        for path in ("events", "deliveries"):
+            links = re.findall(r">(invoice\.\w+)</a>", browser.open(f"{HOOKS}/{path}").text)
+            assert links == [f"invoice.{own}"], (mode, path, other)
+
+
+def test_example_events_are_offered_to_test_endpoints_only(browser: Browser, acme: WebhookOrganization) -> None:
+    live, test = acme.create_endpoint(), acme.create_endpoint(mode="test")
+    path = f"{HOOKS}/{live['id']}"
+    assert 'name="event_type"' not in browser.open(path).text
+    assert browser.submit(path, f"{path}/test").status_code == 303
+    refused = browser.submit(path, f"{path}/test", event_type="invoice.paid")
+    assert (refused.status_code, "webhook.test only" in refused.text) == (422, True)
+    path = f"{HOOKS}/{test['id']}"
+    assert browser.submit(path, f"{path}/test", event_type="invoice.paid").status_code == 303
+
+
 def test_new_endpoint_shows_its_secret_once(browser: Browser, acme: WebhookOrganization) -> None:
     fields = {**browser.form(f"{HOOKS}/new"), "url": URL, "event_types": ["invoice.paid", "message.failed"]}
     response = browser.send(f"{HOOKS}/new", fields)
