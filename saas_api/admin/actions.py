@@ -15,6 +15,7 @@ from saas_api.admin import (
     mail,
     meters,
     organization_actions,
+    plan_editor,
     plans,
     queues,
     services,
@@ -561,6 +562,7 @@ ACTIONS: tuple[Action, ...] = (
     *_WEBHOOK_ACTIONS,
     *_USER_ACTIONS,
     *meters.ACTIONS,
+    *plan_editor.ACTIONS,
     *_SERVICE_ACTIONS,
     *_PLATFORM_ACTIONS,
 )

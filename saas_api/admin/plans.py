@@ -13,7 +13,7 @@ from marshmallow import fields
 from saas_api.accounts.audit import OperatorContext
 from saas_api.admin import context
 from saas_api.admin.context import ReasonForm
-from saas_api.billing import plans, previews
+from saas_api.billing import plan_drafts, plans, previews
 from saas_api.billing.plans import PlanVersionRow
 from saas_api.billing.previews import PlanSimulation
 from saas_api.billing.rating import plan_file
@@ -47,6 +47,7 @@ class PlanVersionView:
     document: the plan file
     meters: by code
     subscribers: the newest, at most MAX_SUBSCRIBERS
+    outdated: older versions in its currency that organizations are still on; empty unless it is the newest
     """
 
     row: PlanVersionRow
@@ -54,6 +55,7 @@ class PlanVersionView:
     document: Mapping[str, Any]
     meters: Mapping[str, MeterContent]
     subscribers: Sequence[Any]
+    outdated: Sequence[PlanVersionRow]
 
 
 def list_plans(session: SystemSession, at: datetime) -> list[tuple[PlanVersionRow, RatedPlanVersion]]:
@@ -69,7 +71,8 @@ def get_plan(session: SystemSession, version_id: str) -> PlanVersionView:
     raises: NotFound
     """
     now = clock.now()
-    row = next((row for row in plans.list_versions(session, now) if row.version_id == version_id), None)
+    rows = plans.list_versions(session, now)
+    row = next((row for row in rows if row.version_id == version_id), None)
     if row is None:
         raise NotFound
     values = {"id": version_id, "at": now, "most": MAX_SUBSCRIBERS}
@@ -80,7 +83,22 @@ def get_plan(session: SystemSession, version_id: str) -> PlanVersionView:
         plan_file.to_document(content),
         meters.all_meters(session),
         session.execute(_SUBSCRIBERS, values).all(),
+        [other for other in _same_currency(session, rows, row) if other.organizations] if row.is_newest else (),
     )
+
+
+def _same_currency(session: SystemSession, rows: Sequence[PlanVersionRow], row: PlanVersionRow) -> list[PlanVersionRow]:
+    """The other versions of the plan of a version, in its currency."""
+    others = [other for other in rows if other.code == row.code and other.version_id != row.version_id]
+    versions = plans.get_versions(session, [row.version_id, *(other.version_id for other in others)])
+    currency = versions[row.version_id].currency
+    return [other for other in others if versions[other.version_id].currency == currency]
+
+
+def list_newer_versions(session: SystemSession, plan: PlanVersionView) -> list[str]:
+    """Ids of the versions of a plan in the same currency that were published later, the newest first."""
+    others = _same_currency(session, plans.list_versions(session, clock.now()), plan.row)
+    return [other.version_id for other in others if other.published_at > plan.row.published_at]
 
 
 class SimulationQuery(StrictSchema):
@@ -120,8 +138,8 @@ def archive_plan(operator: OperatorContext, plan: str, *, is_undone: bool) -> tu
 def index() -> Response:
     """List every version of every plan."""
     with context.read_session() as session:
-        versions = list_plans(session, clock.now())
-    return pages.render_page("admin/plans/index.html", versions=versions)
+        versions, drafts = list_plans(session, clock.now()), plan_drafts.list_drafts(session)
+    return pages.render_page("admin/plans/index.html", versions=versions, drafts=drafts)
 
 
 @bp.get("/admin/plans/<version_id>")

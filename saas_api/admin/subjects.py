@@ -9,6 +9,7 @@ from saas_api.admin import (
     meters,
     organizations,
     payments,
+    plan_editor,
     plans,
     queues,
     services,
@@ -116,6 +117,34 @@ SUBJECTS: Mapping[str, Subject] = {
         "admin.plans.index",
         "admin.plans.show",
         lambda plan: plan.row.version_id,
+    ),
+    "plan_version": Subject(
+        "/admin/plans/<version_id>/{action}",
+        plans.get_plan,
+        lambda plan: (plan.row.version_id,),
+        "Plans",
+        "admin.plans.index",
+        "admin.plans.show",
+        lambda plan: plan.row.version_id,
+        is_tenant_owned=False,
+    ),
+    "plan_catalogue": Subject(
+        "/admin/plans/{action}",  # the id of a version has an @
+        lambda _session: None,
+        lambda _: (),
+        "Plans",
+        "admin.plans.index",
+        is_tenant_owned=False,
+    ),
+    "plan_draft": Subject(
+        "/admin/plans/<version_id>/draft/{action}",
+        plan_editor.get_draft_detail,
+        lambda detail: (detail.id,),
+        "Plans",
+        "admin.plans.index",
+        "admin.plan_editor.edit",
+        lambda detail: f"Draft of {detail.name}",
+        is_tenant_owned=False,
     ),
     "meter_catalogue": Subject(
         "/admin/meters/{action}",  # no code of a meter has a hyphen

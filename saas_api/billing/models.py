@@ -6,7 +6,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import CHAR, BigInteger, DateTime, FetchedValue, Numeric, SmallInteger, Text, select
+from sqlalchemy import CHAR, JSON, BigInteger, DateTime, FetchedValue, Numeric, SmallInteger, Text, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, column_property, mapped_column
 
@@ -282,6 +282,23 @@ class Entitlement(Model):
     value: Mapped[dict[str, Any]] = mapped_column(JSONB)
     meter_code: Mapped[str | None] = mapped_column(Text)
     limit_quantity: Mapped[Decimal | None] = mapped_column(Numeric(20, 6))
+
+
+class PlanDraft(Model):
+    """A plan file that operators edit before it is published.
+
+    id: the version that it follows, or the code of a new plan
+    document: the file, which may still be invalid
+    revision: rises with each save
+    """
+
+    __tablename__ = "plan_drafts"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    document: Mapped[dict[str, Any]] = mapped_column(JSON)
+    revision: Mapped[int]
+    updated_by: Mapped[uuid.UUID]
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 
 class NumberSeries(Model):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
@@ -13,6 +14,7 @@ from saas_api.accounts import members, organizations
 from saas_api.accounts.audit import Actor
 from saas_api.billing import bill_inputs, periods, plans, subscriptions
 from saas_api.billing.models import BillingProfile
+from saas_api.billing.plans import PublishResult
 from saas_api.billing.rating import bill, plan_file
 from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.plan_file import PlanContent
@@ -59,6 +61,19 @@ class PlanMigration:
 
 
 @dataclass(frozen=True)
+class PublicationPreview:
+    """What publishing a plan file would do.
+
+    organizations: their number by published version of the plan; they stay on their version until they are moved
+    moves: what moving organizations from the newest version to the published one would change, at most some
+    """
+
+    result: PublishResult
+    organizations: Mapping[str, int]
+    moves: Sequence[PlanMigration]
+
+
+@dataclass(frozen=True)
 class SettingSync:
     """Result of `sync_setting_price`: ids of the published versions, number of organizations that were moved."""
 
@@ -70,18 +85,47 @@ _ORGANIZATIONS_ON_VERSION = text("""
 SELECT s.organization_id FROM subscription_segments s JOIN organizations o ON o.id = s.organization_id
 WHERE s.plan_version_id = :source AND s.starts_at <= :at AND (s.ends_at IS NULL OR s.ends_at > :at)
   AND o.status <> 'closed' AND (CAST(:organization_id AS uuid) IS NULL OR o.id = :organization_id)
-ORDER BY o.name, o.id""")
+ORDER BY o.name, o.id LIMIT :most""")
 
 
-def preview_migration(source_id: str, target_id: str, when: str, organization_id: UUID | None) -> list[PlanMigration]:
+def preview_publication(document: Any, actor: Actor, most: int) -> PublicationPreview:
+    """What publishing a plan file would do. It is published and taken back, so that usage is priced as it would be.
+
+    most: number of organizations whose bills are previewed
+    raises: InvalidDocument with every problem
+    """
+    moves: list[PlanMigration] = []
+    with tenancy.system_session("billing.catalogue") as session, tenancy.discarded_changes(session):
+        result = plans.publish_in_session(session, document, actor)
+        organizations_by_version = {
+            row.version_id: row.organizations
+            for row in plans.list_versions(session, clock.now())
+            if row.code == result.plan and row.organizations
+        }
+        if result.previous and result.version_id:
+            source, target = _load_versions(session, result.previous, result.version_id)
+            affected = _list_organizations(session, source.id, None, most)
+            moves = [_preview_one(session, one, source, target, EFFECTIVE_PERIOD_END) for one in affected]
+    return PublicationPreview(result, organizations_by_version, moves)
+
+
+def count_organizations(session: SystemSession, version_id: str) -> int:
+    """Number of organizations on a plan version that `migrate` would look at."""
+    return len(_list_organizations(session, version_id, None))
+
+
+def preview_migration(
+    source_id: str, target_id: str, when: str, organization_id: UUID | None, most: int | None = None
+) -> list[PlanMigration]:
     """What `migrate` would do, by name of the organization. Opens billing periods that are missing.
 
     organization_id: None for every organization on the source version
+    most: number of organizations; None for all
     raises: ValidationFailed for a version that is not published, or in another currency
     """
     with tenancy.system_session("billing.plan_migration") as session:
         source, target = _load_versions(session, source_id, target_id)
-        affected = _list_organizations(session, source_id, organization_id)
+        affected = _list_organizations(session, source_id, organization_id, most)
     previews = []
     for affected_id in affected:
         with tenancy.system_session("billing.plan_migration") as session:
@@ -90,7 +134,12 @@ def preview_migration(source_id: str, target_id: str, when: str, organization_id
 
 
 def migrate(
-    source_id: str, target_id: str, when: str, actor: Actor, organization_id: UUID | None = None
+    source_id: str,
+    target_id: str,
+    when: str,
+    actor: Actor,
+    organization_id: UUID | None = None,
+    most: int | None = None,
 ) -> Iterator[PlanChange]:
     """Move the organizations on a plan version to another version, each in a transaction of its own. Idempotent.
 
@@ -99,11 +148,12 @@ def migrate(
 
     when: "now" or "period_end"
     organization_id: None for every organization on the source version
+    most: number of organizations; None for all
     raises: as `preview_migration`
     """
     with tenancy.system_session("billing.plan_migration") as session:
         source, target = _load_versions(session, source_id, target_id)
-        affected = _list_organizations(session, source_id, organization_id)
+        affected = _list_organizations(session, source_id, organization_id, most)
     for affected_id in affected:
         try:
             with tenancy.system_session("billing.plan_migration") as session:
@@ -132,8 +182,10 @@ def _load_versions(session: SystemSession, source_id: str, target_id: str) -> tu
     return source, target
 
 
-def _list_organizations(session: SystemSession, version_id: str, organization_id: UUID | None) -> Sequence[UUID]:
-    values = {"source": version_id, "at": clock.now(), "organization_id": organization_id}
+def _list_organizations(
+    session: SystemSession, version_id: str, organization_id: UUID | None, most: int | None = None
+) -> Sequence[UUID]:
+    values = {"source": version_id, "at": clock.now(), "organization_id": organization_id, "most": most}
     return session.scalars(_ORGANIZATIONS_ON_VERSION, values).all()
 
 

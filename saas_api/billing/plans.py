@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
 from saas_api.accounts.audit import Actor
-from saas_api.billing import catalogue_copies
-from saas_api.billing.models import Entitlement, Plan, PlanVersion, PlanVersionStatus, Price, PriceTier
+from saas_api.billing import catalogue_copies, plan_rows
+from saas_api.billing.models import Plan, PlanVersionStatus
 from saas_api.billing.rating import plan_file
 from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.charges import MeterPrice, PriceModel, Tier
@@ -377,27 +377,41 @@ def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> Publis
     raises: InvalidDocument with every problem
     """
     with tenancy.system_session("billing.catalogue") as session:
-        lock_plans(session)
-        meters.lock_meters(session)
-        known_meters = meters.all_meters(session)  # archived ones too: plans that price them may change otherwise
-        content = plan_file.load_plan(document, known_meters, _always_priced(session))
-        previous = find_newest_version_id(session, content.code, content.currency)
-        old = get_plan_content(session, previous) if previous else None
-        _validate(session, content)
-        new_meters = [meter for meter in content.meters if meter.code not in known_meters]
-        content = _fill_defaults(session, replace(content, meters=new_meters))
-        differences = plan_file.diff_documents(
-            plan_file.to_document(old) if old else {}, plan_file.to_document(content)
-        )
-        version_id = _next_version_id(session, content.code) if not old or _needs_version(old, content) else None
-        default = _missing_default_plan(session, content)
-        default_id = _next_version_id(session, DEFAULT_PLAN) if default else None
-        if differences and not is_dry:
-            _publish(session, content, version_id, actor, differences)
-        if default and not is_dry:
-            _publish_default(session, default, actor)
+        result = publish_in_session(session, document, actor, is_dry=is_dry)
+    if result.differences and not is_dry:
+        push_copies()
+    return result
+
+
+def push_copies() -> None:
+    """Copy what was published to the other cells, after the transaction of `publish_in_session`."""
+    row_copies.push(catalogue_copies.copy_catalogue)
+
+
+def publish_in_session(
+    session: SystemSession, document: Any, actor: Actor, *, is_dry: bool = False, reason: str | None = None
+) -> PublishResult:
+    """Publish a plan file in a transaction of the caller, who then calls `push_copies`; otherwise as `publish_plan`.
+
+    reason: of an operator, for the audit log
+    """
+    lock_plans(session)
+    meters.lock_meters(session)
+    known_meters = meters.all_meters(session)  # archived ones too: plans that price them may change otherwise
+    content = plan_file.load_plan(document, known_meters, _always_priced(session))
+    previous = find_newest_version_id(session, content.code, content.currency)
+    old = get_plan_content(session, previous) if previous else None
+    _validate(session, content)
+    new_meters = [meter for meter in content.meters if meter.code not in known_meters]
+    content = _fill_defaults(session, replace(content, meters=new_meters))
+    differences = plan_file.diff_documents(plan_file.to_document(old) if old else {}, plan_file.to_document(content))
+    version_id = _next_version_id(session, content.code) if not old or _needs_version(old, content) else None
+    default = _missing_default_plan(session, content)
+    default_id = _next_version_id(session, DEFAULT_PLAN) if default else None
     if differences and not is_dry:
-        row_copies.push(catalogue_copies.copy_catalogue)
+        _publish(session, content, version_id, actor, differences, reason)
+    if default and not is_dry:
+        _publish_default(session, default, actor)
     return PublishResult(content.code, version_id, previous, differences, default_id)
 
 
@@ -413,11 +427,13 @@ def _publish(
     version_id: str | None,
     actor: Actor,
     differences: Sequence[PlanDifference],
+    reason: str | None = None,
 ) -> None:
-    _write_plan(session, content, version_id)
+    plan_rows.write_plan(session, content, version_id)
     changes = {difference.path: [difference.before, difference.after] for difference in differences}
     action = "plan.published" if version_id else "plan.changed"
-    audit.record_event(session, None, actor, action, ("plan", version_id or content.code), {"changes": changes})
+    data: dict[str, Any] = {"changes": changes, **({"reason": reason} if reason else {})}
+    audit.record_event(session, None, actor, action, ("plan", version_id or content.code), data)
     log.info("plan_published", version=version_id or content.code, differences=len(differences))
 
 
@@ -536,63 +552,3 @@ def _needs_version(old: PlanContent, new: PlanContent) -> bool:
 def _next_version_id(session: SystemSession, code: str) -> str:
     last = session.scalar(text("SELECT max(version) FROM plan_versions WHERE plan_code = :plan"), {"plan": code})
     return f"{code}@{(last or 0) + 1}"
-
-
-def _write_plan(session: SystemSession, content: PlanContent, version_id: str | None) -> None:
-    for meter in content.meters:
-        meters.add_meter(session, meter)
-    plan = session.merge(Plan(code=content.code, name=content.name, position=content.position))
-    plan.is_public = bool(content.is_public)
-    session.flush()  # the version refers to the plan, its prices to the meters
-    if version_id is None:
-        return
-    version = PlanVersion(
-        id=version_id,
-        plan_code=content.code,
-        version=int(version_id.rpartition("@")[2]),
-        status=PlanVersionStatus.DRAFT,
-        currency=content.currency,
-        base_amount_minor=content.base_amount_minor,
-        min_spend_minor=content.min_spend_minor,
-    )
-    session.add(version)
-    session.flush()  # prices and entitlements refer to it
-    _add_prices(session, content, version_id)
-    for feature, right in content.entitlements.items():
-        entitlement = Entitlement(plan_version_id=version_id, feature=feature, kind=right.kind, value=right.value)
-        if right.kind == EntitlementKind.METERED:
-            entitlement.meter_code = right.value["meter"]
-            entitlement.limit_quantity = Decimal(right.value["limit"])
-        session.add(entitlement)
-    session.flush()  # a published version takes no more rows
-    version.status, version.published_at = PlanVersionStatus.PUBLISHED, clock.now()
-
-
-def _add_prices(session: SystemSession, content: PlanContent, version_id: str) -> None:
-    prices = [
-        (meter, value, own, price.dimension)
-        for meter, price in content.prices.items()
-        for value, own in price.by_value.items()
-    ]
-    for meter, value, price, dimension in prices:
-        is_package = price.model == PriceModel.PACKAGE
-        session.add(
-            Price(
-                plan_version_id=version_id,
-                meter_code=meter,
-                dimension=dimension,
-                dimension_value=value,
-                model=price.model,
-                included_quantity=price.included_quantity,
-                unit_price=price.unit_price if price.model == PriceModel.PER_UNIT else None,
-                package_size=price.package_size if is_package else None,
-                package_amount_minor=price.package_amount_minor if is_package else None,
-                max_amount_minor=price.max_amount_minor,
-            )
-        )
-    session.flush()  # the tiers refer to them
-    session.add_all(
-        PriceTier(plan_version_id=version_id, meter_code=meter, dimension_value=value, ordinal=ordinal, **asdict(tier))
-        for meter, value, price, _ in prices
-        for ordinal, tier in enumerate(price.tiers, start=1)
-    )

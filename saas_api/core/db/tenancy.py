@@ -75,6 +75,16 @@ def system_session(purpose: str, *, sees_absent: bool = False) -> Iterator[Syste
         yield SystemSession(session)
 
 
+@contextmanager
+def discarded_changes(session: Session) -> Iterator[None]:
+    """Undo at the end of the block what was written in it, for a preview that has to write what it looks at."""
+    savepoint = session.begin_nested()
+    try:
+        yield
+    finally:
+        savepoint.rollback()
+
+
 def allow_long_statements(session: Session) -> None:
     """Let each statement of this transaction run for ten minutes, where the limit of `engine_options` stops others.
 
