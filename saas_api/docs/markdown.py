@@ -10,6 +10,8 @@ import mistune
 from markupsafe import Markup, escape
 
 _TAGS = re.compile(r"<[^>]+>")
+_BETWEEN_WORDS = frozenset(("softbreak", "paragraph", "block_text", "table_cell"))
+"""Tokens at whose end a word ends."""
 
 LinkResolver = Callable[[str], str | None]
 """The address in the portal of what a page links to; None for what the portal does not have."""
@@ -53,6 +55,8 @@ def render(text: str, *, resolve: LinkResolver, render_code: CodeRenderer) -> Do
     convert = mistune.create_markdown(renderer=renderer, plugins=["table"])
     renderer.register("table", _table)
     body = str(convert(text))
+    for section in renderer.sections:
+        section.text = " ".join(section.text.split())
     return Document(renderer.title, body, renderer.sections)
 
 
@@ -78,6 +82,7 @@ class _Renderer(mistune.HTMLRenderer):
 
     def heading(self, text: str, level: int, **_attributes: Any) -> str:
         title = _plain(text)
+        self.sections[-1].text = self.sections[-1].text.removesuffix(title)
         if level == 1:
             self.title = title
             return ""
@@ -95,9 +100,11 @@ class _Renderer(mistune.HTMLRenderer):
         self.sections[-1].text += text
         return super().codespan(text)
 
-    def softbreak(self) -> str:
-        self.sections[-1].text += " "
-        return super().softbreak()
+    def render_token(self, token: dict[str, Any], state: mistune.BlockState) -> str:
+        rendered = super().render_token(token, state)
+        if token["type"] in _BETWEEN_WORDS:
+            self.sections[-1].text += " "
+        return rendered
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         address = url if "://" in url else self._resolve(url)

@@ -21,12 +21,14 @@ class Request:
 
     url: absolute, with its query
     body: JSON-ready; None for no body
+    file: where the answer is kept if it is a file and not JSON; "" for JSON
     """
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
+    file: str = ""
 
 
 def parse_curl(command: str, variables: Mapping[str, str]) -> Request | None:
@@ -61,6 +63,8 @@ def _apply_option(request: Request, word: str, rest: Any) -> Request | None:
         return replace(request, headers={**request.headers, name: value})
     if word == "-d":
         return replace(request, body=json.loads(next(rest)))
+    if word == "-o":
+        return replace(request, file=next(rest))
     return None if word.startswith("-") or request.url else replace(request, url=word)
 
 
@@ -84,6 +88,8 @@ def _curl(request: Request) -> str:
     if request.body is not None:
         text = _literal(request.body, "json", 2).replace("'", "'\\''")
         lines.append(f"  -d '{text}'")
+    if request.file:
+        lines.append(f"  -o {request.file}")
     return " \\\n".join(lines)
 
 
@@ -99,7 +105,10 @@ def _python(request: Request) -> str:
     if request.body is not None:
         arguments.append(f"    json={_literal(request.body, 'python', 4)},")
     call = f"requests.{request.method.lower()}"
-    return "\n".join(["import requests", "", f"response = {call}(", *arguments, ")", "print(response.json())"])
+    end = ["print(response.json())"]
+    if request.file:
+        end = [f'with open("{request.file}", "wb") as file:', "    file.write(response.content)"]
+    return "\n".join(["import requests", "", f"response = {call}(", *arguments, ")", *end])
 
 
 def _javascript(request: Request) -> str:
@@ -114,7 +123,11 @@ def _javascript(request: Request) -> str:
         if options
         else [f"const response = await fetch({address});"]
     )
-    return "\n".join([*call, "console.log(await response.json());"])
+    end = ["console.log(await response.json());"]
+    if request.file:
+        call.insert(0, 'import { writeFile } from "node:fs/promises";\n')
+        end = [f'await writeFile("{request.file}", Buffer.from(await response.arrayBuffer()));']
+    return "\n".join([*call, *end])
 
 
 def _literal(value: Any, language: str, indent: int) -> str:

@@ -60,6 +60,7 @@ _QUERIES = {
     "code": "SELECT 'scale'",
     "error_code": "SELECT 'SPEND_CAP_REACHED'",
     "slug": "SELECT 'webhooks'",
+    "topic": "SELECT 'messages'",
     "meter_code": "SELECT 'sms'",
     "version_id": "SELECT 'pro@1'",
     "name": "SELECT name FROM services WHERE revoked_at IS NULL ORDER BY name LIMIT 1",

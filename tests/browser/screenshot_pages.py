@@ -141,6 +141,8 @@ ANONYMOUS: dict[str, Steps] = {
     "forgot-password": open_path("/forgot-password"),
     "docs": open_path("/docs/"),
     "docs-guide": open_path("/docs/quickstart"),
+    "docs-search": open_path("/docs/search?q=rate+limit"),
+    "docs-reference": open_path("/docs/reference/messages"),
     "docs-error": open_path("/docs/errors/SPEND_CAP_REACHED"),
     "mailbox": open_path("/ops/mail"),
     "error-404": open_path("/nowhere", 404),

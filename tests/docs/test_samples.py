@@ -1,5 +1,6 @@
 """Requests as curl, Python and JavaScript: what the code sends, found by running it."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -7,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from flask import Flask
 
-from saas_api.docs import samples
+from saas_api.docs import pages, samples
 from saas_api.docs.samples import Request
 
+WRITES_FILES = 'import { writeFile } from "node:fs/promises";\n'
 URL = "http://localhost:8080/api/v1"
 REQUESTS = [
     Request("GET", f"{URL}/usage?start_date=2026-03-01&mode=live", {"X-API-Key": "sk_test_1"}),
@@ -27,41 +30,59 @@ REQUESTS = [
         },
     ),
 ]
-EXPECTED = [
-    {"method": item.method, "url": item.url, "headers": dict(item.headers), "body": item.body} for item in REQUESTS
-]
 
 
-def test_curl_sends_the_request() -> None:
-    for request in REQUESTS:
+@pytest.fixture(scope="module")
+def requests(app: Flask) -> list[Request]:
+    """Requests of each kind, and that of every operation."""
+    with app.test_request_context():
+        operations = [operation for topic in pages.get_portal().topics.values() for operation in topic.operations]
+    return [*REQUESTS, *(operation.request for operation in operations if operation.request)]
+
+
+def plain(item: Request) -> dict[str, Any]:
+    return {"method": item.method, "url": item.url, "headers": dict(item.headers), "body": item.body, "file": item.file}
+
+
+def test_curl_sends_the_request(requests: list[Request]) -> None:
+    assert len(requests) > 90
+    for request in requests:
         assert samples.parse_curl(samples.render(request, "curl"), {}) == request
 
 
-def test_python_sends_the_request() -> None:
+def test_python_sends_the_request(requests: list[Request]) -> None:
     sent: list[dict[str, Any]] = []
 
     def send(method: str) -> Any:
         def call(url: str, headers: Any = None, json: Any = None) -> Any:
-            sent.append({"method": method.upper(), "url": url, "headers": headers or {}, "body": json})
-            return SimpleNamespace(json=dict)
+            sent.append({"method": method.upper(), "url": url, "headers": headers or {}, "body": json, "file": ""})
+            return SimpleNamespace(json=dict, content=b"content")
 
         return call
 
+    def keep(name: str, _mode: str) -> Any:
+        sent[-1]["file"] = name
+        return io.BytesIO()
+
     fake = SimpleNamespace(**{method: send(method) for method in ("get", "post", "put", "patch", "delete")})
-    for request in REQUESTS:
+    for request in requests:
         text = samples.render(request, "python").removeprefix("import requests\n")
-        exec(compile(text, "sample", "exec"), {"requests": fake, "print": lambda *_: None})  # noqa: S102 - our sample
-    assert sent == EXPECTED
+        exec(compile(text, "sample", "exec"), {"requests": fake, "open": keep, "print": lambda *_: None})  # noqa: S102 - our sample
+    assert sent == [plain(request) for request in requests]
 
 
-def test_javascript_sends_the_request() -> None:
+def test_javascript_sends_the_request(requests: list[Request]) -> None:
     if not shutil.which("node"):
         pytest.skip("there is no node here")
-    sources = [f"await (async () => {{\n{samples.render(request, 'javascript')}\n}})();" for request in REQUESTS]
+    sources = [
+        f"await (async () => {{\n{samples.render(request, 'javascript').removeprefix(WRITES_FILES)}\n}})();"
+        for request in requests
+    ]
     script = "\n".join(
         [
             "const sent = []; const print = console.log; console.log = () => {};",
-            "globalThis.fetch = async (url, init = {}) => { sent.push([url, init]); return new Response('{}'); };",
+            "globalThis.fetch = async (url, init = {}) => { sent.push([url, init, '']); return new Response('{}'); };",
+            "const writeFile = async (name) => { sent.at(-1)[2] = name; };",
             *sources,
             "print(JSON.stringify(sent));",
         ]
@@ -75,10 +96,11 @@ def test_javascript_sends_the_request() -> None:
             "url": url,
             "headers": {n: v for n, v in options.get("headers", {}).items() if n != "Content-Type"},
             "body": json.loads(options["body"]) if "body" in options else None,
+            "file": file,
         }
-        for url, options in json.loads(result.stdout)
+        for url, options, file in json.loads(result.stdout)
     ]
-    assert sent == EXPECTED
+    assert sent == [plain(request) for request in requests]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +108,7 @@ def test_javascript_sends_the_request() -> None:
     [
         "curl $API/usage\ncurl $API/messages",
         "KEY=$(curl $API/keys)",
-        "curl -o file $API/usage",
+        "curl -v $API/usage",
         "curl $API/usage $API/messages",
         "curl $API/usage | grep total",
         "curl 'unfinished",
