@@ -16,7 +16,7 @@ from saas_api.core.access import public_view
 from saas_api.core.db import engine
 from saas_api.core.web import app as web_app
 from saas_api.core.web import http, pages
-from saas_api.docs import openapi
+from saas_api.docs import openapi, samples
 from saas_api.docs.openapi import ApiRoute
 from saas_api.services import services
 
@@ -108,7 +108,9 @@ def _list_documented_services() -> Sequence[str]:
 @bp.record_once
 def _mount(state: BlueprintSetupState) -> None:
     ApiReference(state.app, config=_config())
-    state.app.jinja_env.globals["documented_services"] = _list_documented_services
+    state.app.jinja_env.globals.update(
+        documented_services=_list_documented_services, first_call=samples.render_first_call
+    )
     for endpoint, view in list(state.app.view_functions.items()):
         if endpoint.startswith("flasgger."):
             copy: Any = functools.update_wrapper(functools.partial(view), view)

@@ -75,7 +75,7 @@ def list_error_codes(document: Mapping[str, Any]) -> dict[str, ErrorCode]:
     operations = _operations_by_code(document)
     refusals: dict[str, list[Refusal]] = {}
     for (_, code), kinds in groupby(openapi.list_error_types(), key=lambda kind: (kind.status, kind.code)):
-        refusals.setdefault(code, []).append(_refusal(list(kinds)))
+        refusals.setdefault(code, []).append(_refusal(list(kinds), document["servers"][0]["url"]))
     return {code: ErrorCode(code, refusals[code], operations.get(code, ())) for code in sorted(refusals)}
 
 
@@ -84,13 +84,13 @@ def describe(error_type: type[ApiError]) -> str:
     return (error_type.__doc__ or "").strip().partition("\n")[0]
 
 
-def _refusal(kinds: Sequence[type[ApiError]]) -> Refusal:
+def _refusal(kinds: Sequence[type[ApiError]], server_url: str) -> Refusal:
     reasons = list(dict.fromkeys(describe(kind) for kind in kinds))
-    return Refusal(kinds[0].code, kinds[0].status, reasons, _answer(kinds[0]))
+    return Refusal(kinds[0].code, kinds[0].status, reasons, _answer(kinds[0], server_url))
 
 
-def _answer(kind: type[ApiError]) -> Sample:
-    text = orjson.dumps(examples.error_example(kind), option=orjson.OPT_INDENT_2).decode()
+def _answer(kind: type[ApiError], server_url: str) -> Sample:
+    text = orjson.dumps(examples.error_example(kind, server_url), option=orjson.OPT_INDENT_2).decode()
     return highlighting.make_sample(text, "json", "Example answer")
 
 

@@ -35,12 +35,21 @@ def add_examples(document: Mapping[str, Any]) -> None:
             item["example"] = _Composer(document).compose(item["schema"])
 
 
-def error_example(error_type: type[ApiError]) -> dict[str, Any]:
-    """The body of an error as the API writes it."""
+def error_example(error_type: type[ApiError], server_url: str) -> dict[str, Any]:
+    """The body of an error as the API writes it.
+
+    server_url: address of the platform
+    """
     details = {}
     if issubclass(error_type, ValidationFailed):
         details = ValidationFailed.at_field("name", "Missing data for required field.").details
-    error = {"code": error_type.code, "message": error_type.message, "details": details, "request_id": REQUEST_ID}
+    error = {
+        "code": error_type.code,
+        "message": error_type.message,
+        "details": details,
+        "request_id": REQUEST_ID,
+        "docs": f"{server_url}/docs/errors/{error_type.code}",
+    }
     return {"success": False, "error": error}
 
 

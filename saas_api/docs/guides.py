@@ -3,6 +3,7 @@
 import functools
 import itertools
 import posixpath
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from saas_api.docs.markdown import Document
 
 FigureRenderer = Callable[[Sequence[Sample], str], str]
 """HTML of one code, or of the same in several languages, and an id for it that is unique on the page."""
-_LOCAL_ADDRESS = "http://localhost:${API_PORT:-8080}"
-"""The platform in shell texts of the guides, which are run in a checkout."""
+_LOCAL_ADDRESS = re.compile(r"http://localhost:(?:\$\{API_PORT:-8080\}|8080)")
+"""The platform in the guides, whose texts are run in a checkout."""
 
 
 @dataclass(frozen=True)
@@ -120,4 +121,4 @@ def _make_samples(code: str, info: str, app_url: str) -> Sequence[Sample]:
     request = samples.parse_curl(code, variables) if language == "bash" else None
     if request is not None:
         return highlighting.make_request_samples(request)
-    return [highlighting.make_sample(code.replace(_LOCAL_ADDRESS, app_url), language)]
+    return [highlighting.make_sample(_LOCAL_ADDRESS.sub(app_url, code), language)]

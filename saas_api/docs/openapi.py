@@ -148,7 +148,7 @@ def build_openapi(routes: Iterable[ApiRoute], server_url: str, title: str) -> di
     converter: Any = plugin.converter
     converter.add_attribute_function(components.describe_values)
     routes = list(routes)
-    _add_components(spec, routes, converter.resolve_nested_schema)
+    _add_components(spec, routes, converter.resolve_nested_schema, server_url)
     for route in routes:
         spec.path(route.path, operations={route.method.lower(): _operation(route)})
     for name in sorted({route.operation.tag for route in routes}):
@@ -159,10 +159,13 @@ def build_openapi(routes: Iterable[ApiRoute], server_url: str, title: str) -> di
     return document
 
 
-def _add_components(spec: APISpec, routes: Sequence[ApiRoute], refer: Callable[[ma.Schema], dict[str, Any]]) -> None:
+def _add_components(
+    spec: APISpec, routes: Sequence[ApiRoute], refer: Callable[[ma.Schema], dict[str, Any]], server_url: str
+) -> None:
     """Add what operations refer to: security schemes, headers, the shapes of responses, and an example of each error.
 
     refer: adds the component of a schema and returns a reference to it
+    server_url: address of the platform
     """
     bearer = {"type": "http", "scheme": "bearer"}
     spec.components.security_scheme(
@@ -182,7 +185,7 @@ def _add_components(spec: APISpec, routes: Sequence[ApiRoute], refer: Callable[[
         spec.components.schema(name, _envelope(refer(data_schema) if data_schema else {"type": "object"}))
     error_types = {error_type for route in routes for error_type in _error_types(route)}
     for error_type in sorted(error_types, key=_error_order):
-        spec.components.example(error_type.__name__, {"value": examples.error_example(error_type)})
+        spec.components.example(error_type.__name__, {"value": examples.error_example(error_type, server_url)})
 
 
 def _schema_name(schema: ma.Schema | type[ma.Schema] | str) -> str:
@@ -360,6 +363,12 @@ def _error_detail_shape() -> dict[str, Any]:
     text = {"type": "string"}
     return {
         "type": "object",
-        "required": ["code", "message", "details", "request_id"],
-        "properties": {"code": text, "message": text, "details": {"type": "object"}, "request_id": text},
+        "required": ["code", "message", "details", "request_id", "docs"],
+        "properties": {
+            "code": text,
+            "message": text,
+            "details": {"type": "object"},
+            "request_id": text,
+            "docs": {**text, "format": "uri", "description": "Page that says what the code means and what to do."},
+        },
     }

@@ -7,6 +7,6 @@ DOMAIN = Domain(
     name="usage",
     permissions={"usage:read": ALL_ROLES},
     scopes={"usage:read": "usage:read"},
-    system_purposes=("usage.cell_rows", "usage.counts", "usage.roll_up"),
+    system_purposes=("usage.cell_rows", "usage.counts", "usage.requests", "usage.roll_up"),
     home_purposes=("usage.home_rows", "usage.meters"),
 )

@@ -153,7 +153,7 @@ def flush() -> None:
 
         def write_in_cell(owners: set[UUID]) -> None:
             own_counts = {call: count for call, count in counts.items() if call.organization_id in owners}
-            with tenancy.system_session("usage.counts") as session:
+            with tenancy.system_session("usage.requests") as session:
                 request_counts.write_counts(session, own_counts)
                 request_log.write_requests(session, [one for one in requests if one.organization_id in owners])
             for call in own_counts:

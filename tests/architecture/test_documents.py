@@ -35,9 +35,10 @@ def test_figures_of_benchmarks_are_those_of_the_latest_run(path: Path) -> None:
 
 
 def test_committed_openapi_document_is_the_served_one(app: Flask) -> None:
-    committed = orjson.loads((ROOT / "docs" / "openapi.json").read_bytes())
+    committed = (ROOT / "docs" / "openapi.json").read_text(encoding="utf-8")
+    [server] = orjson.loads(committed)["servers"]
     served = app.test_client().get("/api/v1/openapi.json").json
-    assert {**committed, "servers": served["servers"]} == served, "run make docs"
+    assert orjson.loads(committed.replace(server["url"], served["servers"][0]["url"])) == served, "run make docs"
 
 
 def test_every_direct_dependency_has_its_reason() -> None:

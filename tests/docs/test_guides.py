@@ -72,6 +72,7 @@ def test_guide_about_rate_limits_shows_their_headers_and_error(app: Flask, clien
         "message": error.message,
         "details": error.details,
         "request_id": "req_1f0c9b5ad1e24ab7a3c1d2e4",
+        "docs": f"{app.config['APP_URL']}/docs/errors/{error.code}",
     }
     _, headers = create_key(client, alice, rate_limit_per_minute=10)
     sent = client.get("/api/v1/messages", headers=headers).headers

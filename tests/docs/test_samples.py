@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from flask.testing import FlaskClient
 
 from saas_api.docs import pages, samples
 from saas_api.docs.samples import Request
+from tests.support.accounts import User, make_key
 
 WRITES_FILES = 'import { writeFile } from "node:fs/promises";\n'
 URL = "http://localhost:8080/api/v1"
@@ -101,6 +103,16 @@ def test_javascript_sends_the_request(requests: list[Request]) -> None:
         for url, options, file in json.loads(result.stdout)
     ]
     assert sent == [plain(request) for request in requests]
+
+
+def test_calls_that_pages_show_beside_a_key_are_accepted(client: FlaskClient, alice: User) -> None:
+    key = make_key(client, alice)["X-API-Key"]
+    for name in samples.FIRST_CALLS:
+        request = samples.parse_curl(samples.render_first_call(name, "http://localhost", key, "curl"), {})
+        assert request
+        path = request.url.removeprefix("http://localhost")
+        answer = client.open(path, method=request.method, headers=dict(request.headers), json=request.body)
+        assert answer.status_code in (200, 202), answer.text
 
 
 @pytest.mark.parametrize(

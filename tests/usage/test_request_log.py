@@ -43,7 +43,8 @@ def test_refused_request_is_found_by_the_id_that_the_client_got(client: FlaskCli
         "path": "/api/v1/messages/send",
         "status": 422,
         "error_code": refused.json["error"]["code"],
-        "error_message": "Some fields are not valid. to: Missing data for required field. message: Missing data for required field.",
+        "error_message": "Some fields are not valid."
+        " to: Missing data for required field. message: Missing data for required field.",
         "api_key_id": key_id,
         "user_id": None,
         "ip": "127.0.0.1",

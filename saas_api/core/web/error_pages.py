@@ -43,6 +43,7 @@ def render_error(error: ApiError) -> Response:
             "message": error.message,
             "details": error.details,
             "request_id": g.get("request_id"),
+            "docs": f"{setting('APP_URL')}{docs_path(error.code)}",
         }
         return http.json_response({"success": False, "error": body}, error.status, _headers(error))
     response = _login_response() if error.status == 401 else _error_page(error)
@@ -50,6 +51,11 @@ def render_error(error: ApiError) -> Response:
         response = redirect(g.principal.home_path, 303)  # type: ignore[assignment]  # werkzeug's own class
     response.headers.extend({name: value for name, value in _headers(error).items() if name != "WWW-Authenticate"})
     return response
+
+
+def docs_path(code: str) -> str:
+    """Where the documentation says what an error code means and what to do."""
+    return f"/docs/errors/{code}"
 
 
 def _error_page(error: ApiError) -> Response:
@@ -64,7 +70,12 @@ def _error_page(error: ApiError) -> Response:
     request_id = g.get("request_id")
     if pages.is_htmx_fragment():
         return Response(f"{error.message} ({request_id})", error.status, mimetype="text/plain")
-    values = {"error": error, "advice": ERROR_HELP.get(error.status, ERROR_HELP[400]), "request_id": request_id}
+    values = {
+        "error": error,
+        "advice": ERROR_HELP.get(error.status, ERROR_HELP[400]),
+        "request_id": request_id,
+        "docs_href": docs_path(error.code),
+    }
     if error.status == 500:
         text = render_template("errors/crash.html", **values)
     else:
