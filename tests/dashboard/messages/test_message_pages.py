@@ -75,7 +75,7 @@ def test_form_from_another_origin_is_rejected(
 def test_empty_list_explains_messages(browser: Browser) -> None:
     response = browser.open(MESSAGES)
     assert "No live messages yet" in response.text
-    assert "curl -sS" in response.text
+    assert "curl http" in response.text
     assert NEW in response.text
     assert "<table" not in response.text
 
