@@ -164,7 +164,7 @@ class OrganizationActivity:
         }
         with tenancy.tenant_session(self.id) as session:
             for values in (messages, invoices):
-                endpoint = endpoints.create_endpoint(session, self.owner, {"payload": "full", **values})
+                endpoint = endpoints.create_endpoint(session, self.owner, {"mode": "live", "payload": "full", **values})
                 signing_secrets.create_secret(session, endpoint)
 
     def _set_spend_cap(self) -> None:
