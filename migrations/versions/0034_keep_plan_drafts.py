@@ -4,8 +4,8 @@ from functools import partial
 
 from alembic import op
 
-revision = "0031"
-down_revision = "0030"
+revision = "0034"
+down_revision = "0033"
 
 SCHEMA = """
 CREATE TABLE plan_drafts (
