@@ -19,6 +19,7 @@ TARGET_TYPES = {
     "endpoint_id": "webhook_endpoint",
     "delivery_id": "webhook_delivery",
     "user_id": "user",
+    "key_id": "api_key",
     "mail_id": "mail",
 }
 """Type of the target by the argument of the URL that identifies it."""

@@ -14,6 +14,7 @@ from saas_api.accounts import schemas
 from saas_api.accounts.models import AuditEvent, Organization, User
 from saas_api.admin import context, lists
 from saas_api.admin.lists import Columns, ListQuery
+from saas_api.api_keys.models import ApiKey
 from saas_api.core import clock
 from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
@@ -60,14 +61,15 @@ def list_audit(session: SystemSession, query: dict[str, Any]) -> Page:
 
 
 def get_names(session: SystemSession, events: Collection[AuditEvent]) -> dict[str, str]:
-    """Email addresses of the users and names of the organizations in audit events, by id."""
+    """Email addresses of the users, and names of the API keys and organizations in audit events, by id."""
     ids = [*(event.actor_id for event in events), *(event.target_id for event in events)]
-    user_ids = [UUID(id_) for id_ in ids if id_ and _is_uuid(id_)]
+    uuids = [UUID(id_) for id_ in ids if id_ and _is_uuid(id_)]
     organization_ids = [
         UUID(event.data["organization"]) for event in events if _is_uuid(event.data.get("organization"))
     ]
     names = sa.union_all(
-        sa.select(sa.cast(User.id, sa.Text), User.email).where(User.id.in_(user_ids)),
+        sa.select(sa.cast(User.id, sa.Text), User.email).where(User.id.in_(uuids)),
+        sa.select(sa.cast(ApiKey.id, sa.Text), ApiKey.name).where(ApiKey.id.in_(uuids)),
         sa.select(sa.cast(Organization.id, sa.Text), Organization.name).where(Organization.id.in_(organization_ids)),
     )
     return dict(session.execute(names).all())

@@ -20,6 +20,7 @@ from saas_api.admin import (
     queues,
     requests,
     revenue,
+    search,
     services,
     system,
     users,
@@ -28,6 +29,7 @@ from saas_api.admin import (
 
 SECTIONS = (
     home,
+    search,
     revenue,
     organizations,
     action_views,

@@ -14,7 +14,7 @@ from marshmallow import fields, validate
 
 from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Organization
-from saas_api.admin import context, lists
+from saas_api.admin import context, lists, organizations
 from saas_api.admin.context import Preview, ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.billing import credit_notes, invoices
@@ -49,7 +49,7 @@ class InvoiceListQuery(ListQuery):
 
     status = fields.String(load_default=None, validate=validate.OneOf(STATUS_FILTERS))
     days = QueryInteger(minimum=1, maximum=3650, load_default=None)
-    organization_id = PrefixedId("org", load_default=None)
+    organization = Text(maximum=200, load_default=None)
     number = Text(maximum=40, load_default=None)
 
 
@@ -162,8 +162,8 @@ def list_invoices(session: SystemSession, query: dict[str, Any], at: datetime) -
         statement = statement.where(
             Invoice.status == InvoiceStatus.OPEN, Invoice.due_at < at - timedelta(days=query["days"])
         )
-    if query["organization_id"]:
-        statement = statement.where(Invoice.organization_id == query["organization_id"])
+    if query["organization"]:
+        statement = statement.where(organizations.is_match(query["organization"].strip()))
     if query["number"]:
         statement = statement.where(Invoice.number == query["number"].strip().upper())
     return lists.paginate_or_export(session, statement, Invoice.created_at.desc(), Invoice.id.desc(), query=query)
@@ -214,9 +214,10 @@ def index() -> Response:
     query, now = lists.parse_query(InvoiceListQuery()), clock.now()
     with context.read_session() as session:
         page, sums = list_invoices(session, query, now), sum_by_status(session, now)
+        names = organizations.list_names(session)
     if query["format"] == "csv":
         return lists.csv_export("invoices", INVOICE_COLUMNS, page)
-    return pages.render_page("admin/invoices/index.html", page=page, sums=sums, now=now)
+    return pages.render_page("admin/invoices/index.html", page=page, sums=sums, now=now, names=names)
 
 
 @bp.get('/invoices/<id("inv"):invoice_id>')

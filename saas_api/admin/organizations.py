@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -11,27 +11,37 @@ import sqlalchemy as sa
 from flask import Blueprint, Response
 from marshmallow import fields, validate
 
-from saas_api.accounts import members
+from saas_api.accounts import members, schemas
 from saas_api.accounts.members import TeamView
 from saas_api.accounts.models import AuditEvent, Membership, Organization, OrganizationLimits, OrganizationStatus, User
-from saas_api.admin import context, lists
+from saas_api.admin import audit, context, lists, revenue
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.api_keys import key_format
-from saas_api.api_keys.models import ApiKeySecret
+from saas_api.api_keys.models import ApiKey, ApiKeySecret
 from saas_api.billing import plans
-from saas_api.billing.models import BillingStanding, Invoice, Subscription, SubscriptionSegment
-from saas_api.core import clock, ids
+from saas_api.billing.models import (
+    PAYABLE_STATUSES,
+    BillingPause,
+    BillingProfile,
+    BillingStanding,
+    Invoice,
+    PlanVersion,
+    Subscription,
+    SubscriptionSegment,
+)
+from saas_api.core import clock, formatting, ids
 from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import NotFound
+from saas_api.core.errors import NotFound, ValidationFailed
 from saas_api.core.fields import Text
-from saas_api.core.web import forms, pages
+from saas_api.core.web import charts, forms, pages
+from saas_api.core.web.charts import Chart, ChartPoint
 from saas_api.usage import live_quantities
 
 bp = Blueprint("organizations", __name__)
 
-MAX_AUDIT_ROWS, MAX_INVOICES, MAX_KEYS = 10, 6, 50
+MAX_AUDIT_ROWS, MAX_INVOICES, MAX_KEYS, MAX_NAMES = 10, 6, 50, 200
 _ACCOUNT = sa.text("""
 SELECT s.standing, b.currency, b.spend_cap_minor, b.spend_cap_action, b.parked_at AS on_hold_at,
   b.parked_reason AS hold_reason,
@@ -68,11 +78,44 @@ _FIGURES = sa.text("""
 SELECT o.id,
   (SELECT count(*) FROM memberships m WHERE m.organization_id = o.id) AS members,
   (SELECT coalesce(sum(r.event_count), 0)::bigint FROM usage_rollups r
-    WHERE r.organization_id = o.id AND r.bucket_at >= :since) AS requests,
-  (SELECT coalesce(sum(i.due_minor), 0)::bigint FROM invoices i
-    WHERE i.organization_id = o.id AND i.state IN ('open', 'uncollectible')) AS unpaid_minor,
-  (SELECT b.currency FROM billing_profiles b WHERE b.organization_id = o.id) AS currency
+    WHERE r.organization_id = o.id AND r.bucket_at >= :since) AS requests
 FROM organizations o WHERE o.id = ANY (:ids)""")
+_USAGE_BY_DAY = sa.text("""
+SELECT r.meter_code, m.name, (r.bucket_at AT TIME ZONE 'UTC')::date AS day, sum(r.event_count)::bigint AS requests
+FROM usage_rollups r JOIN meters m ON m.code = r.meter_code
+WHERE r.organization_id = :id AND r.bucket_at >= :since GROUP BY 1, 2, 3""")
+_KEY = sa.text("""
+SELECT k.*, o.name AS organization_name, u.email AS creator, (SELECT array_agg(s.hint || '…' || s.last_four
+    ORDER BY s.created_at DESC) FROM api_key_secrets s WHERE s.organization_id = k.organization_id AND s.key_id = k.id
+    AND s.revoked_at IS NULL) AS secrets
+FROM api_keys k JOIN organizations o ON o.id = k.organization_id LEFT JOIN users u ON u.id = k.created_by
+WHERE k.id = :id""")
+_LAST_SEEN = (
+    sa.select(sa.func.max(ApiKey.last_used_at)).where(ApiKey.organization_id == Organization.id).scalar_subquery()
+)
+_UNPAID = (
+    sa.select(sa.func.coalesce(sa.func.sum(Invoice.due_minor), 0))
+    .where(Invoice.organization_id == Organization.id, Invoice.status.in_(PAYABLE_STATUSES))
+    .scalar_subquery()
+)
+_IS_PAUSED = sa.exists().where(BillingPause.organization_id == Organization.id, BillingPause.ends_at.is_(None))
+_MRR = sa.case(
+    (sa.or_(Organization.status == OrganizationStatus.CLOSED, _IS_PAUSED), 0),
+    else_=sa.func.coalesce(PlanVersion.base_amount_minor, 0),
+)
+_ROW_COLUMNS = (
+    *("id", "name", "status", "standing", "plan_version_id", "created_at", "mrr_minor", "last_seen_at"),
+    *("unpaid_minor", "currency"),
+)
+_NEVER = sa.literal(datetime(1970, 1, 1, tzinfo=UTC))
+SORTS: Mapping[str, Sequence[str]] = {
+    "created": ("created_at", "id"),
+    "mrr": ("currency", "mrr_minor", "id"),
+    "unpaid": ("currency", "unpaid_minor", "id"),
+    "last-seen": ("seen_at", "id"),
+    "name": ("name", "id"),
+}
+"""Columns that the list is sorted by, the highest first but for names; amounts of each currency are apart."""
 
 
 ORGANIZATION_COLUMNS: Columns = {
@@ -83,6 +126,8 @@ ORGANIZATION_COLUMNS: Columns = {
     "plan": lambda row: row.plan_version,
     "members": lambda row: row.members,
     "requests_30d": lambda row: row.requests,
+    "mrr": lambda row: lists.csv_money(row.mrr_minor, row.currency) if row.currency else "",
+    "last_seen_at": lambda row: lists.csv_time(row.last_seen_at),
     "unpaid": lambda row: lists.csv_money(row.unpaid_minor, row.currency) if row.currency else "",
     "currency": lambda row: row.currency,
     "created_at": lambda row: lists.csv_time(row.created_at),
@@ -99,6 +144,7 @@ class OrganizationListQuery(ListQuery):
     status = fields.String(load_default=None, validate=validate.OneOf(list(OrganizationStatus)))
     standing = fields.String(load_default=None, validate=validate.OneOf(list(BillingStanding)))
     plan = Text(maximum=60, load_default=None)
+    sort = fields.String(load_default="created", validate=validate.OneOf(list(SORTS)))
 
 
 @dataclass(frozen=True)
@@ -107,6 +153,7 @@ class OrganizationDetail:
 
     account: row of its plan, running period, wallet and unpaid amount; None before its account is opened
     usage: quantity by meter in the running period
+    actors: names of the actors in the audit events, by id
     """
 
     organization: Organization
@@ -118,6 +165,7 @@ class OrganizationDetail:
     endpoints: Sequence[Any]
     invoices: Sequence[Invoice]
     audit_events: Sequence[AuditEvent]
+    actors: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -125,7 +173,10 @@ class OrganizationRow:
     """An organization in the list.
 
     standing, plan_version: None before its account is opened
+    currency: "" before its account is opened
     requests: accepted requests of the last 30 days, as far as rollups reach
+    mrr_minor: monthly fee of its plan; 0 while it is suspended, and once it is closed
+    last_seen_at: last use of one of its API keys
     unpaid_minor: amount due of finalized invoices
     """
 
@@ -135,10 +186,12 @@ class OrganizationRow:
     standing: str | None
     plan_version: str | None
     created_at: datetime
-    members: int = 0
-    requests: int = 0
-    unpaid_minor: int = 0
-    currency: str | None = None
+    mrr_minor: int
+    last_seen_at: datetime | None
+    unpaid_minor: int
+    currency: str
+    members: int
+    requests: int
 
     @property
     def state(self) -> str:
@@ -175,6 +228,7 @@ def get_organization_detail(session: SystemSession, organization_id: UUID, at: d
     account = session.execute(_ACCOUNT, values).first()
     invoices = sa.select(Invoice).where(Invoice.organization_id == organization_id)
     audit_events = sa.select(AuditEvent).where(AuditEvent.organization_id == organization_id)
+    recent_events = session.scalars(audit_events.order_by(AuditEvent.id.desc()).limit(MAX_AUDIT_ROWS)).all()
     has_period = account is not None and account.period_id is not None
     return OrganizationDetail(
         organization,
@@ -185,22 +239,43 @@ def get_organization_detail(session: SystemSession, organization_id: UUID, at: d
         session.execute(_KEYS, values).all(),
         session.execute(_ENDPOINTS, values).all(),
         session.scalars(invoices.order_by(Invoice.created_at.desc(), Invoice.id.desc()).limit(MAX_INVOICES)).all(),
-        session.scalars(audit_events.order_by(AuditEvent.id.desc()).limit(MAX_AUDIT_ROWS)).all(),
+        recent_events,
+        audit.get_names(session, recent_events),
     )
 
 
+def get_key(session: SystemSession, key_id: UUID) -> Any:
+    """Row of an API key of any organization, with the name of that, its creator and the hints of its secrets.
+
+    raises: NotFound
+    """
+    row = session.execute(_KEY, {"id": key_id}).first()
+    if row is None:
+        raise NotFound
+    return row
+
+
 def search_organizations(session: SystemSession, query: dict[str, Any], at: datetime) -> Page:
-    """A page of OrganizationRow, newest first.
+    """A page of OrganizationRow, by default the newest first.
 
     query: as of OrganizationListQuery
     raises: ValidationFailed
     """
+    rows = _organizations(query, at).subquery()
+    names = SORTS[query["sort"]]
+    keys = [rows.c[name] if query["sort"] == "name" else rows.c[name].desc() for name in names]
+    shown = [column for column in rows.c if column.name in _ROW_COLUMNS]
+    page = lists.paginate_or_export(session, sa.select(*shown), *keys, query=query)
+    return replace(page, items=_add_figures(session, page.items, at))
+
+
+def _organizations(query: Mapping[str, Any], at: datetime) -> sa.Select[*tuple[Any, ...]]:
     is_in_force = sa.and_(
         SubscriptionSegment.organization_id == Organization.id,
         SubscriptionSegment.starts_at <= at,
         SubscriptionSegment.ends_at.is_(None) | (SubscriptionSegment.ends_at > at),
     )
-    statement = (
+    return (
         sa.select(
             Organization.id,
             Organization.name,
@@ -208,20 +283,24 @@ def search_organizations(session: SystemSession, query: dict[str, Any], at: date
             Subscription.standing,
             SubscriptionSegment.plan_version_id,
             Organization.created_at,
+            sa.cast(_MRR, sa.BigInteger).label("mrr_minor"),
+            _LAST_SEEN.label("last_seen_at"),
+            sa.cast(_UNPAID, sa.BigInteger).label("unpaid_minor"),
+            sa.func.coalesce(BillingProfile.currency, "").label("currency"),
+            sa.func.coalesce(_LAST_SEEN, _NEVER).label("seen_at"),
         )
+        .outerjoin(BillingProfile, BillingProfile.organization_id == Organization.id)
         .outerjoin(Subscription, Subscription.organization_id == Organization.id)
         .outerjoin(SubscriptionSegment, is_in_force)
+        .outerjoin(PlanVersion, PlanVersion.id == SubscriptionSegment.plan_version_id)
         .where(*_conditions(query))
     )
-    keys = (Organization.created_at.desc(), Organization.id.desc())
-    page = lists.paginate_or_export(session, statement, *keys, query=query)
-    return replace(page, items=_add_figures(session, page.items, at))
 
 
-def _conditions(query: dict[str, Any]) -> list[sa.ColumnElement[bool]]:
+def _conditions(query: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
     conditions: list[sa.ColumnElement[bool]] = []
     if query["q"]:
-        conditions.append(_matches(query["q"].strip()))
+        conditions.append(is_match(query["q"].strip()))
     if query["status"]:
         conditions.append(Organization.status == query["status"])
     if query["standing"]:
@@ -231,7 +310,36 @@ def _conditions(query: dict[str, Any]) -> list[sa.ColumnElement[bool]]:
     return conditions
 
 
-def _matches(text: str) -> sa.ColumnElement[bool]:
+def list_matches(session: SystemSession, text: str, most: int) -> Sequence[Organization]:
+    """Organizations that match a text as of `is_match`, by name."""
+    statement = sa.select(Organization).where(is_match(text)).order_by(Organization.name, Organization.id)
+    return session.scalars(statement.limit(most)).all()
+
+
+def list_names(session: SystemSession) -> Sequence[str]:
+    """Names to choose from, at most MAX_NAMES; others are found by typing them."""
+    names = sa.select(Organization.name).where(Organization.status != OrganizationStatus.CLOSED).distinct()
+    return session.scalars(names.order_by(Organization.name).limit(MAX_NAMES)).all()
+
+
+def find_one(session: SystemSession, text: str) -> Organization:
+    """The organization with an ID or a name, or the only one that matches.
+
+    raises: ValidationFailed for none and for several
+    """
+    matches = list_matches(session, text, 3)
+    named = [organization for organization in matches if organization.name == text]
+    [*chosen] = named if len(named) == 1 else matches
+    if len(chosen) == 1:
+        return chosen[0]
+    if chosen:
+        names = ", ".join(organization.name for organization in chosen)
+        raise ValidationFailed.at_field("organization", f"Several organizations match, such as {names}. Use the ID.")
+    raise ValidationFailed.at_field("organization", "No organization has this name or ID.")
+
+
+def is_match(text: str) -> sa.ColumnElement[bool]:
+    """Whether an organization has an ID, a part of a name or of an email address, or the beginning of an API key."""
     try:
         return Organization.id == ids.parse_id("org", text)
     except ValueError:
@@ -284,8 +392,46 @@ def index() -> Response:
 @require_operator("support")
 def show(organization_id: UUID) -> Response:
     """Show an organization."""
+    now = clock.now()
     with context.read_session() as session:
-        detail = get_organization_detail(session, organization_id, clock.now())
+        detail = get_organization_detail(session, organization_id, now)
+        net_revenue = revenue.read_figure(session, "net-revenue", now, organization_id=organization_id)
+        usage = _usage_chart(session, organization_id, now)
     account = detail.account
     rate = plans.resolve_rate_limit(account.rate_limit) if account and account.rate_limit is not None else None
-    return pages.render_page("admin/organizations/show.html", detail=detail, rate=rate, now=clock.now())
+    currencies = sorted({row.currency for row in net_revenue})
+    return pages.render_page(
+        "admin/organizations/show.html",
+        detail=detail,
+        rate=rate,
+        now=now,
+        public_id=schemas.audit_public_id,
+        usage=usage,
+        revenue=[
+            revenue.net_revenue_chart([row for row in net_revenue if row.currency == currency], currency)
+            for currency in currencies
+        ],
+    )
+
+
+@bp.get('/admin/keys/<id("key"):key_id>')
+@require_operator("support")
+def show_key(key_id: UUID) -> Response:
+    """Show an API key without its secrets."""
+    with context.read_session() as session:
+        key = get_key(session, key_id)
+    return pages.render_page("admin/organizations/key.html", key=key)
+
+
+def _usage_chart(session: SystemSession, organization_id: UUID, at: datetime) -> Chart:
+    days = [(at - RECENT_PERIOD).date() + timedelta(days=number) for number in range(1, RECENT_PERIOD.days + 1)]
+    since = datetime.combine(days[0], time(), UTC)
+    counts: dict[str, dict[date, int]] = {}
+    meter_names: dict[str, str] = {}
+    for meter, name, day, requests in session.execute(_USAGE_BY_DAY, {"id": organization_id, "since": since}):
+        counts.setdefault(meter, {})[day] = requests
+        meter_names[meter] = name
+    columns = {meter: [by_day.get(day, 0) for day in days] for meter, by_day in counts.items()}
+    names, values = charts.meter_series(columns, meter_names, len(days))
+    points: list[ChartPoint] = list(zip(map(formatting.format_day, days), *values, strict=True))
+    return charts.bar_chart("usage", "Accepted requests per day (UTC)", points, series=names)

@@ -11,7 +11,7 @@ from flask import Blueprint, Response
 from marshmallow import fields
 
 from saas_api.accounts.audit import OperatorContext
-from saas_api.admin import context
+from saas_api.admin import context, organizations
 from saas_api.admin.context import ReasonForm
 from saas_api.billing import plan_drafts, plans, previews
 from saas_api.billing.plans import PlanVersionRow
@@ -23,8 +23,8 @@ from saas_api.core import clock
 from saas_api.core.access import require_operator
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import ApiError, NotFound
-from saas_api.core.fields import PrefixedId, QueryInteger, StrictSchema
+from saas_api.core.errors import ApiError, NotFound, ValidationFailed
+from saas_api.core.fields import QueryInteger, StrictSchema, Text
 from saas_api.core.web import forms, pages
 from saas_api.core.web.forms import Form
 from saas_api.usage import meters
@@ -104,7 +104,7 @@ def list_newer_versions(session: SystemSession, plan: PlanVersionView) -> list[s
 class SimulationQuery(StrictSchema):
     """The usage to simulate: an organization's, in a number of periods before the running one, or in that (0)."""
 
-    organization_id = PrefixedId("org", load_default=None)
+    organization = Text(maximum=200, load_default=None)
     periods = QueryInteger(minimum=0, maximum=12, load_default=1)
 
 
@@ -149,22 +149,26 @@ def show(version_id: str) -> Response:
     query, form = forms.parse_filters(SimulationQuery())
     with context.read_session() as session:
         plan = get_plan(session, version_id)
-    simulation: PlanSimulation | None = None
-    if query.get("organization_id"):
-        simulation = _simulate(plan.row.code, query, form)
+        names = organizations.list_names(session)
+    simulation = _simulate(plan.row.code, query, form) if query.get("organization") else None
     return pages.render_page(
         "admin/plans/show.html",
         status=422 if form.errors else 200,
         plan=plan,
         form=Form({"periods": 1, **form.values}, form.errors),
         simulation=simulation,
+        names=names,
         max_subscribers=MAX_SUBSCRIBERS,
     )
 
 
 def _simulate(plan: str, query: dict[str, Any], form: Form) -> PlanSimulation | None:
     try:
-        return simulate(query["organization_id"], plan, query["periods"])
+        with context.read_session() as session:
+            organization = organizations.find_one(session, query["organization"].strip())
+        return simulate(organization.id, plan, query["periods"])
+    except ValidationFailed as error:
+        form.errors["organization"] = str(error.details["fields"][0]["reason"])
     except ApiError as error:
-        form.errors["organization_id"] = error.message
-        return None
+        form.errors["organization"] = error.message
+    return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from flask import Blueprint, Response, request
@@ -65,6 +66,7 @@ WITH entries AS (
   FROM invoices i
   JOIN invoice_lines l ON l.organization_id = i.organization_id AND l.invoice_id = i.id AND l.kind <> 'carry'
   WHERE i.state NOT IN ('draft', 'void') AND i.finalized_at >= :since
+    AND (CAST(:organization_id AS uuid) IS NULL OR i.organization_id = :organization_id)
   UNION ALL
   SELECT c.organization_id, c.currency, c.issued_at, 'credit_note', l.kind, l.plan_version_id, l.meter_code,
     -x.amount_minor
@@ -73,12 +75,13 @@ WITH entries AS (
   JOIN invoice_lines l ON l.organization_id = x.organization_id AND l.id = x.invoice_line_id
   JOIN invoices i ON i.organization_id = c.organization_id AND i.id = c.invoice_id AND i.state <> 'void'
   WHERE c.issued_at >= :since
+    AND (CAST(:organization_id AS uuid) IS NULL OR c.organization_id = :organization_id)
   UNION ALL
   SELECT e.organization_id, i.currency, e.at, 'promotion', 'promotion', NULL, NULL, e.delta_minor
   FROM credit_entries e
   JOIN credit_grants g ON g.organization_id = e.organization_id AND g.id = e.grant_id AND g.kind = 'promotional'
   JOIN invoices i ON i.organization_id = e.organization_id AND i.id = e.invoice_id AND i.state NOT IN ('draft', 'void')
-  WHERE e.at >= :since)"""
+  WHERE e.at >= :since AND (CAST(:organization_id AS uuid) IS NULL OR e.organization_id = :organization_id))"""
 _NET_REVENUE = f"""{_ENTRIES}
 SELECT m.month, k.currency, coalesce(sum(minor) FILTER (WHERE source = 'invoiced'), 0)::bigint AS invoiced_minor,
   coalesce(-sum(minor) FILTER (WHERE source = 'credit_note'), 0)::bigint AS credited_minor,
@@ -243,11 +246,18 @@ def list_months(at: datetime, count: int = MONTHS) -> list[date]:
     return [date(number // 12, number % 12 + 1, 1) for number in numbers]
 
 
-def read_figure(session: SystemSession, name: str, at: datetime, most: int = MAX_CUSTOMERS) -> Sequence[Any]:
+def read_figure(
+    session: SystemSession,
+    name: str,
+    at: datetime,
+    most: int = MAX_CUSTOMERS,
+    organization_id: UUID | None = None,
+) -> Sequence[Any]:
     """Rows of a figure of all currencies; amounts are in minor units.
 
     name: of FIGURES
     most: customers in each currency
+    organization_id: only its invoices; None for all
     raises: NotFound
     """
     if name not in FIGURES:
@@ -264,6 +274,7 @@ def read_figure(session: SystemSession, name: str, at: datetime, most: int = MAX
         "earlier_since": starts[-1 - 2 * COMPARED_MONTHS],
         "payments_since": at - timedelta(days=PAYMENT_DAYS),
         "most": most,
+        "organization_id": organization_id,
     }
     return session.execute(FIGURES[name].statement, values).all()
 

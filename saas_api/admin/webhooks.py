@@ -13,14 +13,14 @@ from marshmallow import fields, validate
 
 from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Organization
-from saas_api.admin import context, lists
+from saas_api.admin import context, lists, organizations
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.core import ids
 from saas_api.core.access import Principal, require_operator
 from saas_api.core.db.pagination import Page
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
-from saas_api.core.fields import PrefixedId
+from saas_api.core.fields import PrefixedId, Text
 from saas_api.core.web import pages
 from saas_api.webhooks import deliveries, endpoints, labels
 from saas_api.webhooks.deliveries import DeliveryView
@@ -53,7 +53,7 @@ class EndpointListQuery(ListQuery):
     """
 
     health = fields.String(load_default=None, validate=validate.OneOf(["failing", "disabled"]))
-    organization_id = PrefixedId("org", load_default=None)
+    organization = Text(maximum=200, load_default=None)
     delivery = PrefixedId("whd", load_default=None)
 
 
@@ -159,8 +159,8 @@ def list_endpoints(session: SystemSession, query: dict[str, Any]) -> Page:
         statement = statement.where(Endpoint.status == EndpointStatus.ENABLED, Endpoint.consecutive_failures > 0)
     elif query["health"] == "disabled":
         statement = statement.where(Endpoint.status != EndpointStatus.ENABLED)
-    if query["organization_id"]:
-        statement = statement.where(Endpoint.organization_id == query["organization_id"])
+    if query["organization"]:
+        statement = statement.where(organizations.is_match(query["organization"].strip()))
     return lists.paginate_or_export(session, statement, Endpoint.created_at.desc(), Endpoint.id.desc(), query=query)
 
 
@@ -228,9 +228,12 @@ def index() -> Response:
         return response
     with context.read_session() as session:
         page, backlog = list_endpoints(session, query), list_backlog(session)
+        names = organizations.list_names(session)
     if query["format"] == "csv":
         return lists.csv_export("webhook-endpoints", ENDPOINT_COLUMNS, page)
-    return pages.render_page("admin/webhooks/index.html", page=page, backlog=backlog, address=endpoints.redacted_url)
+    return pages.render_page(
+        "admin/webhooks/index.html", page=page, backlog=backlog, address=endpoints.redacted_url, names=names
+    )
 
 
 @bp.get('/endpoints/<id("whe"):endpoint_id>')

@@ -88,13 +88,13 @@ class Banner:
     text: str
     href: str = ""
     link: str = ""
-    can_end_impersonation: bool = False
 
 
 @dataclass(frozen=True)
 class Layout:
     """Data of the layout: user, organization, navigation and banner.
 
+    is_viewed: an operator looks at the organization; the banner is the one that its members see
     test_notice: what test mode means for this page; None in live mode
     """
 
@@ -104,6 +104,7 @@ class Layout:
     organizations: list[tuple[Organization, MemberRole]]
     is_operator: bool
     navigation: list[NavigationItem]
+    is_viewed: bool
     banner: Banner | None
     test_notice: str | None
 
@@ -122,7 +123,8 @@ def get_layout() -> Layout:
             profile.organizations,
             g.principal.operator_role is not None and not g.principal.is_impersonating,
             _navigation(),
-            _banner(state, profile.organization),
+            g.principal.is_impersonating,
+            _banner(state),
             _test_notice(),
         )
     layout: Layout = g.layout
@@ -147,12 +149,8 @@ def _is_current(path: str) -> bool:
     return current_path == path or bool(path and current_path.startswith(path + "/"))
 
 
-def _banner(state: OrganizationState, organization: Organization) -> Banner | None:
+def _banner(state: OrganizationState) -> Banner | None:
     shown = brand.current_brand()
-    if g.principal.is_impersonating:
-        return Banner(
-            "warn", f"You are viewing {organization.name}.", "You can't make changes.", can_end_impersonation=True
-        )
     if state.status == OrganizationStatus.SUSPENDED:
         text = f"Requests with API keys are rejected. {shown.contact_support}"
         return Banner("bad", "This organization is suspended.", text, shown.support_href, "Contact support")
@@ -186,7 +184,7 @@ def _spend_cap() -> Banner | None:
 
 
 def _minor_banner(state: OrganizationState) -> Banner | None:
-    if not g.principal.email_verified:
+    if not g.principal.email_verified and not g.principal.is_impersonating:
         text = "Open the link in the email we sent you."
         return Banner("info", "Verify your email address.", text, f"{DASHBOARD_ROOT}/account", "Resend link")
     if state.disabled_endpoints:

@@ -120,6 +120,19 @@
     tip.style.top = `${Math.max(8, box.top - tip.offsetHeight - 6)}px`;
   };
 
+  /* The search across the platform, by its link or by Ctrl K and ⌘K; without scripts the link opens its page. */
+  const openSearch = (event) => {
+    const dialog = document.getElementById("search-all");
+    const isKey = event.key === "k" && (event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey;
+    const isLink = event.type === "click" && !event.ctrlKey && !event.metaKey && event.target.closest("[data-search]");
+    if (!dialog || !(isKey || isLink) || document.querySelector("dialog:modal")) {
+      return;
+    }
+    event.preventDefault();
+    dialog.showModal();
+    dialog.querySelector("input").select();
+  };
+
   /* Shortcuts, never while something is typed; an account can switch them off. */
   let isGoing = false;
 
@@ -299,6 +312,8 @@
   addEventListener("keydown", closeMenus);
   addEventListener("pageshow", releaseButtons);
   addEventListener("keydown", shortcut);
+  addEventListener("keydown", openSearch);
+  document.addEventListener("click", openSearch);
   for (const kind of ["pointerover", "focusin"]) {
     document.addEventListener(kind, showTip);
   }

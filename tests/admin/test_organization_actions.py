@@ -196,6 +196,16 @@ def test_impersonation_shows_the_dashboard_until_it_is_stopped(app: Flask, alice
     )
 
 
+def test_viewing_operator_sees_the_banner_of_the_customer_too(app: Flask, alice: User, olga: User) -> None:
+    """R17: the notice of the operator replaced that of the organization."""
+    browser = open_console(app, olga)
+    browser.submit(f"{organization_page(alice)}/view-as", reason=REASON)
+    browser.open("/dashboard/billing")  # opens the account
+    execute_sql(app, "UPDATE subscriptions SET standing = 'restricted'")
+    page = browser.open("/dashboard").text
+    assert ("You are viewing Acme" in page, "Sending is stopped." in page) == (True, True)
+
+
 def test_support_cannot_impersonate(app: Flask, alice: User, olga: User) -> None:
     browser = open_console(app, olga, "support")
     assert browser.open(f"{organization_page(alice)}/view-as").status_code == 404

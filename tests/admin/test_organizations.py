@@ -45,6 +45,7 @@ PAGES = {
     "GET /admin/users/{alice}": "support",
     "GET /admin/users/{alice}/end-sessions": "admin",
     "GET /admin/users/{alice}/reset-mail": "support",
+    "GET /admin/search": "support",
     "GET /admin/plans": "support",
     "GET /admin/plans/pro@1": "support",
     "GET /admin/plans/pro@1/retire": "admin",
@@ -219,7 +220,7 @@ def test_suspend_and_resume_require_the_opposite_status(context: Flask, alice: U
         assert session.get_one(Organization, organization_id).status == "suspended"
 
 
-def test_pages_take_at_most_twelve_statements_and_the_record_of_the_read(
+def test_pages_take_at_most_fifteen_statements_and_the_record_of_the_read(
     app: Flask, client: FlaskClient, alice: User, bob: User, olga: User
 ) -> None:
     browser = open_console(app, olga)
@@ -230,4 +231,39 @@ def test_pages_take_at_most_twelve_statements_and_the_record_of_the_read(
             with count_statements(app) as statements:
                 assert browser.open(path).status_code == 200
             counts[path] = len([statement for statement in statements if "set_config('role'" not in statement])
-    assert {path: count for path, count in counts.items() if count > 13} == {}
+    assert {path: count for path, count in counts.items() if count > 16} == {}
+
+
+def test_list_shows_recurring_revenue_and_last_use_and_is_sorted(
+    app: Flask, client: FlaskClient, alice: User, carol: User, olga: User
+) -> None:
+    browser = open_console(app, olga)
+    for user, plan in ((alice, "starter"), (carol, "pro")):
+        page = f"{organization_page(user)}/plan"
+        assert browser.submit(f"{page}?plan={plan}&when=now", page, reason=REASON).status_code == 303
+    send_message(client, make_key(client, alice))
+    execute_sql(app, "UPDATE api_keys SET last_used_at = now()")
+    orders = {
+        "created": ["Platform", "Carol & Co", "Acme"],
+        "mrr": ["Carol & Co", "Acme", "Platform"],
+        "last-seen": ["Acme", "Platform", "Carol & Co"],
+        "name": ["Acme", "Carol & Co", "Platform"],
+    }
+    assert {sort: search(browser, f"sort={sort}") for sort in orders} == orders
+    text = browser.open(f"{LIST}?sort=mrr&limit=1").text
+    assert ("$99.00" in text, "Never" in text) == (True, True)
+    older = text.partition('rel="next"')[0].rpartition('href="')[2].partition('"')[0].replace("&amp;", "&")
+    assert "$29.00" in browser.open(older).text
+    browser.submit(f"{organization_page(carol)}/suspend", name="Carol & Co", reason=REASON)
+    assert search(browser, "sort=mrr")[0] == "Acme"  # a suspended organization pays no fee
+
+
+def test_page_names_actors_and_links_keys(app: Flask, client: FlaskClient, alice: User, olga: User) -> None:
+    make_key(client, alice)
+    browser = open_console(app, olga)
+    browser.submit(f"{organization_page(alice)}/suspend", name="Acme", reason=REASON)
+    page = browser.open(organization_page(alice)).text
+    activity = page.partition("Recent activity")[2]
+    assert ("olga@platform.example" in activity, "alice@acme.example" in activity) == (True, True)
+    assert 'href="/admin/keys/key_' in page
+    assert "Accepted requests per day" in page

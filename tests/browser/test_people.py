@@ -91,6 +91,15 @@ def test_shortcuts_open_sections_of_the_console_and_of_the_dashboard(operator: W
         page.keyboard.press("Escape")
         page.keyboard.type("gs")
         page.wait_for_url(f"**{target}")
+    page = operator.open("/admin")
+    page.keyboard.press("Control+k")
+    operator.sees("start of an API key", within="#search-all")
+    operator.inspect()
+    page.keyboard.type("scale")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/admin/search?q=scale")
+    operator.follow("Scale")
+    page.wait_for_url("**/admin/plans/scale@1")
 
 
 def test_filters_apply_when_they_change_and_stay_in_the_address(open_window: OpenWindow, alice: User) -> None:
