@@ -9,12 +9,12 @@ from uuid import UUID
 import orjson
 import sqlalchemy as sa
 from flask import Blueprint, Response, g
-from marshmallow import fields
+from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
 from saas_api.core import clock
 from saas_api.core.access import require_permission
-from saas_api.core.db import engine
+from saas_api.core.db import engine, types
 from saas_api.core.db.pagination import Keyset, Page, PageRequest
 from saas_api.core.fields import PrefixedId, StrictSchema
 from saas_api.core.web import forms, pages, templating
@@ -28,6 +28,11 @@ from saas_api.webhooks.schemas import DeliveriesQuery, EventsQuery
 
 bp = Blueprint("webhook_deliveries", __name__)
 _STATE = "CASE WHEN d.status = 'queued' AND d.attempts > 0 THEN 'retrying' ELSE d.status END"
+_CONDITIONS = {
+    **{state: f"d.status = '{state}'" for state in DeliveryState},
+    DeliveryState.QUEUED: "d.status = 'queued' AND d.attempts = 0",
+    DeliveryState.RETRYING: "d.status = 'queued' AND d.attempts > 0",
+}
 _COLUMNS = f"""d.id, d.event_id, e.type, d.endpoint_id, w.url, w.deleted_at IS NOT NULL AS is_deleted, d.cause,
   {_STATE} AS state, d.attempts, d.last_status, d.error_code, d.next_at, d.finished_at, d.created_at"""
 _CARRIED = "JOIN events e ON e.organization_id = d.organization_id AND e.id = d.event_id"
@@ -46,6 +51,19 @@ SELECT {_COLUMNS} FROM webhook_deliveries d {_CARRIED}
  WHERE d.organization_id = :organization_id AND d.event_id = :event_id
  ORDER BY d.created_at DESC, d.id DESC LIMIT 50""")
 
+
+_OF_OBJECT = """d.event_id IN (SELECT id FROM events WHERE organization_id = :organization_id
+  AND type = ANY (:types) AND subject_id = :found)"""
+_SEARCHES = {"whd": "d.id = :found", "evt": "d.event_id = :found"}
+"""Conditions by the prefix of the id that is searched; any other is the id of the event's object."""
+_COUNTS = sa.text(
+    " UNION ALL ".join(
+        f"""SELECT '{state}' AS state, count(*) AS number FROM (SELECT FROM webhook_deliveries d
+          WHERE d.organization_id = :organization_id AND d.endpoint_id = ANY (CAST(:endpoints AS uuid[]))
+            AND {condition} LIMIT 1001) counted"""
+        for state, condition in _CONDITIONS.items()
+    )
+)
 
 POLL_SECONDS = timedelta(minutes=15)
 
@@ -80,26 +98,49 @@ class DeliveryRow:
         return labels.response_label(self.last_status, self.error_code)
 
 
-def list_all_deliveries(session: Session, organization_id: UUID, query: Mapping[str, Any], limit: int) -> Page:
-    """Returns a page of deliveries to all endpoints, newest first.
+@dataclass(frozen=True)
+class DeliveryFilter:
+    """Filters of deliveries.
 
-    query: `mode`, `endpoint_id`, `status`, `event_type`, `cursor`
+    status: a `DeliveryState`
+    found: id of a delivery, an event or the object of an event
+    found_prefix: of that id
+    """
+
+    mode: str
+    endpoint_id: UUID | None = None
+    status: str | None = None
+    event_type: str | None = None
+    found: UUID | None = None
+    found_prefix: str = ""
+
+
+def list_all_deliveries(session: Session, organization_id: UUID, filters: DeliveryFilter, request: PageRequest) -> Page:
+    """Returns a page of deliveries to all endpoints of a mode as `DeliveryRow`, newest first.
+
     raises: ValidationFailed for a cursor of another list
     """
-    values: dict[str, Any] = {"organization_id": organization_id, "mode": query["mode"], "limit": limit + 1}
-    conditions, endpoint = "", ""
-    if query["status"]:
-        conditions, values["status"] = f"{conditions} AND {_STATE} = :status", query["status"]
-    if query["event_type"]:
-        conditions, values["event_type"] = f"{conditions} AND e.type = :event_type", query["event_type"]
-    if query["cursor"]:
+    values: dict[str, Any] = {**vars(filters), "organization_id": organization_id, "limit": request.limit + 1}
+    conditions, endpoint = "", "AND w.id = :endpoint_id" if filters.endpoint_id else ""
+    if filters.status:
+        conditions = f"{conditions} AND {_CONDITIONS[DeliveryState(filters.status)]}"
+    if filters.event_type:
+        conditions = f"{conditions} AND e.type = :event_type"
+    if filters.found:
+        conditions = f"{conditions} AND {_SEARCHES.get(filters.found_prefix, _OF_OBJECT)}"
+        values["types"] = list(event_types.names())
+    if request.cursor:
         conditions = f"{conditions} AND (d.created_at, d.id) < (:created_at, :id)"
-        values["created_at"], values["id"] = _NEWEST_FIRST.decode(query["cursor"])
-    if query["endpoint_id"]:
-        endpoint, values["endpoint_id"] = "AND w.id = :endpoint_id", query["endpoint_id"]
+        values["created_at"], values["id"] = _NEWEST_FIRST.decode(request.cursor)
     statement = sa.text(_DELIVERIES.format(conditions=conditions, endpoint=endpoint))
     rows = [DeliveryRow(*row) for row in session.execute(statement, values)]
-    return _NEWEST_FIRST.page(rows, PageRequest(limit), lambda row: (row.created_at, row.id))
+    return _NEWEST_FIRST.page(rows, request, lambda row: (row.created_at, row.id))
+
+
+def count_by_state(session: Session, organization_id: UUID, endpoint_ids: Sequence[UUID]) -> dict[str, int]:
+    """Returns the number of deliveries to some endpoints in each state, at most 1001."""
+    values = {"organization_id": organization_id, "endpoints": types.uuid_array(endpoint_ids)}
+    return {row.state: row.number for row in session.execute(_COUNTS, values)}
 
 
 def list_event_deliveries(session: Session, organization_id: UUID, event_id: UUID) -> list[DeliveryRow]:
@@ -131,9 +172,33 @@ def get_delivery_endpoint(session: Session, organization_id: UUID, endpoint_id: 
 
 
 class DeliveryFilters(DeliveriesQuery):
-    """Filters of the delivery list."""
+    """Filters of the delivery list.
+
+    q: id of a delivery, an event or the object of an event
+    """
+
+    class Meta(DeliveriesQuery.Meta):
+        """The search finds the deliveries of an event."""
+
+        exclude = ("event_id",)
 
     endpoint_id = PrefixedId("whe", load_default=None)
+    q = schemas.AnyId(load_default=None)
+
+
+class EventFilters(EventsQuery):
+    """Filters of the event list; the mode is that of the session."""
+
+    class Meta(EventsQuery.Meta):
+        """The session has the mode."""
+
+        exclude = ("limit", "mode")
+
+
+class ResendForm(StrictSchema):
+    """Picked deliveries."""
+
+    delivery_ids = fields.List(PrefixedId("whd"), data_key="ids", validate=validate.Length(max=100))
 
 
 class AttemptQuery(StrictSchema):
@@ -150,23 +215,64 @@ class EventTypeQuery(StrictSchema):
 
 @bp.get("/webhooks/deliveries")
 @require_permission("webhooks:read")
-def index() -> Response:
+def index(form: Form | None = None) -> Response:
     """List the deliveries of the current mode, newest first."""
+    picks = form
     query, form = forms.parse_filters(DeliveryFilters(exclude=("limit",)))
     session, organization_id, page = engine.session(), context.current_organization_id(), None
     if not form.errors:
-        page = list_all_deliveries(session, organization_id, {**query, "mode": g.principal.mode}, PAGE_SIZE)
+        filters = DeliveryFilter(
+            g.principal.mode,
+            query["endpoint_id"],
+            query["status"],
+            query["event_type"],
+            query["q"],
+            str(form.value("q")).partition("_")[0],
+        )
+        page = list_all_deliveries(session, organization_id, filters, PageRequest(PAGE_SIZE, query["cursor"]))
+    endpoints = list_all_endpoints(session, organization_id, g.principal.mode)
     return pages.render_page(
         "dashboard/webhooks/deliveries.html",
-        status=422 if page is None else 200,
+        status=422 if page is None or picks else 200,
         form=form,
+        picks=picks,
         deliveries=page.items if page else (),
-        endpoints=list_all_endpoints(session, organization_id, g.principal.mode),
-        states=list(DeliveryState),
+        endpoints=endpoints,
+        tabs=_state_tabs(form, query, endpoints),
         types=sorted(event_types.names()),
         zone=context.current_zone(),
         **pages.pagination_links(page.next_cursor if page else None),
     )
+
+
+def _state_tabs(
+    form: Form, query: Mapping[str, Any], endpoints: Sequence[Endpoint]
+) -> list[tuple[str, str, bool, int | None]]:
+    """Returns the tabs of the list: text, address, whether it is the current one, and the number of deliveries."""
+    counts: dict[str, int] = {}
+    if not (form.errors or query["q"] or query["event_type"]):  # no index counts those
+        chosen = [query["endpoint_id"]] if query["endpoint_id"] else [endpoint.id for endpoint in endpoints]
+        counts = count_by_state(engine.session(), context.current_organization_id(), chosen)
+    current = form.value("status")
+    tabs = [(state.capitalize(), pages.filter_url(status=state), state == current) for state in DeliveryState]
+    return [
+        ("All", pages.filter_url(status=None), not current, None),
+        *((text, href, is_current, counts.get(text.lower())) for text, href, is_current in tabs),
+    ]
+
+
+@bp.post("/webhooks/deliveries/resend")
+@require_permission("webhooks:write")
+@form_view(ResendForm(), form=index, is_idempotent=True)
+def resend_all(body: dict[str, Any]) -> Any:
+    """Resend the picked deliveries."""
+    resent = deliveries.resend_deliveries(engine.session(), g.principal, body.get("delivery_ids", ()))
+    notice = f"{templating.pluralize(resent.count, 'delivery', 'deliveries')} resent."
+    if resent.skipped:
+        notice += f" {templating.pluralize(len(resent.skipped), 'delivery', 'deliveries')} skipped: "
+        notice += "the endpoint is disabled or deleted."
+    _, filters = forms.parse_filters(DeliveryFilters(exclude=("limit",)))
+    return pages.redirect_to("dashboard.webhook_deliveries.index", _notice=notice, **filters.values)
 
 
 @bp.get('/webhooks/deliveries/<id("whd"):delivery_id>')
@@ -225,10 +331,12 @@ def _is_watched(delivery: Delivery) -> bool:
 @require_permission("webhooks:read")
 def list_events() -> Response:
     """List the events of the current mode, newest first."""
-    query, form = forms.parse_filters(EventsQuery(exclude=("limit", "mode")))
-    request, filters = PageRequest.from_query({"limit": PAGE_SIZE, "cursor": None, "mode": g.principal.mode, **query})
+    query, form = forms.parse_filters(EventFilters())
+    page_request, filters = PageRequest.from_query(
+        {"limit": PAGE_SIZE, "cursor": None, "mode": g.principal.mode, **query}
+    )
     organization_id = context.current_organization_id()
-    page = None if form.errors else events.list_events(engine.session(), organization_id, request, **filters)
+    page = None if form.errors else events.list_events(engine.session(), organization_id, page_request, **filters)
     return pages.render_page(
         "dashboard/webhooks/events.html",
         status=422 if page is None else 200,

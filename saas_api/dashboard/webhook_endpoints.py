@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -181,6 +182,15 @@ class EndpointForm(EndpointIn):
 
         exclude = ("mode",)
 
+    @ma.pre_load
+    def expand_groups(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
+        """Replace groups of types, such as "invoice.*", by their types."""
+        chosen = data.get("event_types") or ()
+        groups = {name.removesuffix("*") for name in chosen if name.endswith(".*")}
+        own = [name for name in chosen if not name.endswith(".*")]
+        of_groups = [name for name in sorted(event_types.names()) if name.startswith(tuple(groups))]
+        return {**data, "event_types": own + of_groups or None}
+
 
 class RecoverForm(RecoverIn):
     """What to recover.
@@ -230,7 +240,7 @@ def show(endpoint_id: UUID, form: Form | None = None) -> Response:
     """Show an endpoint with its health and latest deliveries."""
     endpoint, zone = get_endpoint(endpoint_id), context.current_zone()
     (view,) = endpoints.list_endpoint_views(engine.session(), context.current_organization_id(), [endpoint])
-    query = {"mode": endpoint.mode, "endpoint_id": endpoint_id, "status": None, "event_type": None, "cursor": None}
+    filters = webhook_deliveries.DeliveryFilter(endpoint.mode, endpoint_id)
     return pages.render_page(
         "dashboard/webhooks/show.html",
         view=view,
@@ -241,7 +251,7 @@ def show(endpoint_id: UUID, form: Form | None = None) -> Response:
         chart=_chart(list_daily_outcomes(engine.session(), endpoint, zone), zone),
         secrets=list_active_secrets(engine.session(), endpoint),
         deliveries=webhook_deliveries.list_all_deliveries(
-            engine.session(), context.current_organization_id(), query, RECENT_DELIVERIES
+            engine.session(), context.current_organization_id(), filters, PageRequest(RECENT_DELIVERIES)
         ).items,
         pause=None if view.is_enabled else get_disabled_period(engine.session(), endpoint),
     )
@@ -253,9 +263,7 @@ def update_form(endpoint_id: UUID, form: Form | None = None) -> Response:
     """Show the form that changes an endpoint."""
     endpoint = get_endpoint(endpoint_id)
     form = form or Form(EndpointForm().dump(endpoint))
-    return pages.render_page(
-        "dashboard/webhooks/update.html", endpoint=endpoint, form=form, types=event_types.list_types()
-    )
+    return pages.render_page("dashboard/webhooks/update.html", endpoint=endpoint, form=form, types=_grouped_types())
 
 
 @bp.post('/webhooks/<id("whe"):endpoint_id>/edit')
@@ -357,6 +365,17 @@ def delete(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     return pages.redirect_to("dashboard.webhook_endpoints.index", _notice="Endpoint deleted.")
 
 
+def _grouped_types() -> list[tuple[str, list[tuple[str, ...]]]]:
+    """The choices of event types by object, each group beginning with all its types."""
+    groups: list[tuple[str, list[tuple[str, ...]]]] = []
+    for name, of_object in groupby(event_types.list_types(), key=lambda entry: entry.name.partition(".")[0]):
+        types = [(entry.name, entry.name, entry.description.replace("`", "")) for entry in of_object]
+        title = name.replace("_", " ").capitalize().replace("Api", "API")
+        every = [(f"{name}.*", f"All of these ({len(types)})")] if len(types) > 1 else []
+        groups.append((title, [*every, *types]))
+    return groups
+
+
 def _host(endpoint: Endpoint) -> str:
     """The host of an endpoint, which the user types to confirm."""
     return urlsplit(endpoint.url).netloc
@@ -378,7 +397,7 @@ def create_form(form: Form | None = None) -> Response:
         "dashboard/webhooks/create.html",
         form=form or Form({"payload": "full"}),
         mode=g.principal.mode,
-        types=event_types.list_types(),
+        types=_grouped_types(),
     )
 
 

@@ -31,6 +31,8 @@ from saas_api.webhooks.schemas import (
     EventTypesOut,
     QueuedCountOut,
     RecoverIn,
+    ResendIn,
+    ResentOut,
     RotatedSecretOut,
     RotateSecretIn,
     TestEventIn,
@@ -195,6 +197,15 @@ def resend_delivery(delivery_id: UUID) -> Any:
     """Send an event to the same endpoint again: a new delivery with the same webhook-id."""
     delivery = deliveries.resend_delivery(engine.session(), g.principal, delivery_id)
     return ViewResult(deliveries.get_delivery_view(engine.session(), delivery), message="Queued.")
+
+
+@bp.post("/deliveries/resend")
+@require_permission("webhooks:write")
+@endpoint(operation_id="resend_deliveries", tag="webhooks", body=ResendIn(), returns=ResentOut(), status=202)
+def resend_deliveries(body: dict[str, Any]) -> Any:
+    """Send the events of up to 100 deliveries to their endpoints again, each once to an endpoint."""
+    resent = deliveries.resend_deliveries(engine.session(), g.principal, body["delivery_ids"])
+    return ViewResult(resent, message="Queued.")
 
 
 @bp.get("/events")

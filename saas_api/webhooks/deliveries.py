@@ -14,7 +14,7 @@ from saas_api.accounts import audit
 from saas_api.accounts.audit import Actor
 from saas_api.core import clock, ids
 from saas_api.core.access import KeyMode, Principal
-from saas_api.core.db import pagination
+from saas_api.core.db import pagination, types
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import NotFound, ValidationFailed
 from saas_api.core.jobs import queue
@@ -63,6 +63,7 @@ def list_deliveries(
     *,
     status: str | None = None,
     event_type: str | None = None,
+    event_id: UUID | None = None,
 ) -> Page:
     """Return a page of an endpoint's deliveries as `DeliveryView` without attempts, newest first.
 
@@ -74,6 +75,8 @@ def list_deliveries(
         statement = statement.where(Delivery.state == status)
     if event_type:
         statement = statement.where(Event.type == event_type)
+    if event_id:
+        statement = statement.where(Delivery.event_id == event_id)
     keys = Delivery.created_at.desc(), Delivery.id.desc()
     return pagination.paginate(
         session, statement, *keys, request=request, convert=lambda row: DeliveryView(row[0], row[1])
@@ -191,11 +194,78 @@ def resend_delivery(session: Session, by: Principal, delivery_id: UUID, *, reaso
     except EndpointNotFound as cause:
         raise EndpointDisabled("This endpoint was deleted.") from cause
     new = _queue_delivery(session, endpoint, old.event_id, DeliveryCause.REPLAY)
-    target, data = ("webhook_delivery", delivery_id), {"new_delivery_id": ids.format_id("whd", new.id)}
+    _record_resend(session, by, delivery_id, new.id, reason)
+    return new
+
+
+@dataclass(frozen=True)
+class SkippedDelivery:
+    """A delivery that was not resent.
+
+    reason: "not_found" or "endpoint_disabled"
+    """
+
+    delivery_id: UUID
+    reason: str
+
+
+@dataclass(frozen=True)
+class ResentDeliveries:
+    """New deliveries as `DeliveryView`, sorted by id, and those that were not resent."""
+
+    deliveries: Sequence[DeliveryView]
+    skipped: Sequence[SkippedDelivery]
+
+    @property
+    def count(self) -> int:
+        """Number of new deliveries."""
+        return len(self.deliveries)
+
+
+_RESEND = sa.text("""
+INSERT INTO webhook_deliveries (organization_id, event_id, endpoint_id, cause, next_at)
+SELECT w.organization_id, d.event_id, w.id, 'replay', now()
+  FROM unnest(CAST(:event_ids AS uuid[]), CAST(:endpoint_ids AS uuid[])) AS d (event_id, endpoint_id)
+  JOIN webhook_endpoints w ON w.organization_id = :organization_id AND w.id = d.endpoint_id
+ WHERE w.status = 'enabled' AND w.deleted_at IS NULL
+   FOR KEY SHARE OF w
+RETURNING id, event_id, endpoint_id""")
+
+
+def resend_deliveries(session: Session, by: Principal, delivery_ids: Sequence[UUID]) -> ResentDeliveries:
+    """Queue a new delivery for each of several, or one for those of the same event to the same endpoint.
+
+    Deliveries of disabled and deleted endpoints, and ids of none, are skipped.
+    """
+    columns = (Delivery.id, Delivery.event_id, Delivery.endpoint_id)
+    is_chosen = sa.and_(Delivery.organization_id == by.organization_id, Delivery.id.in_(delivery_ids))
+    found = {row.id: (row.event_id, row.endpoint_id) for row in session.execute(sa.select(*columns).where(is_chosen))}
+    pairs = list(dict.fromkeys(found.values()))
+    values = {
+        "organization_id": by.organization_id,
+        "event_ids": types.uuid_array([event_id for event_id, _ in pairs]),
+        "endpoint_ids": types.uuid_array([endpoint_id for _, endpoint_id in pairs]),
+    }
+    new_ids = {(row.event_id, row.endpoint_id): row.id for row in session.execute(_RESEND, values)}
+    for delivery_id, pair in found.items():
+        if pair in new_ids:
+            _record_resend(session, by, delivery_id, new_ids[pair])
+    if new_ids:
+        queue.enqueue(session, DRAIN_JOB)
+    skipped = [
+        SkippedDelivery(delivery_id, "endpoint_disabled" if delivery_id in found else "not_found")
+        for delivery_id in dict.fromkeys(delivery_ids)
+        if found.get(delivery_id) not in new_ids
+    ]
+    return ResentDeliveries(list_delivery_views(session, by.organization_id, list(new_ids.values())), skipped)
+
+
+def _record_resend(session: Session, by: Principal, old_id: UUID, new_id: UUID, reason: str | None = None) -> None:
+    data = {"new_delivery_id": ids.format_id("whd", new_id)}
     if reason:
         data["reason"] = reason
+    target = ("webhook_delivery", old_id)
     audit.record_event(session, by.organization_id, audit.actor_for(by), "webhook_delivery.resent", target, data)
-    return new
 
 
 _REPLAY = sa.text(f"""

@@ -29,6 +29,7 @@ from saas_api.webhooks.events import EventSubject, NewEvent
 from saas_api.webhooks.models import Endpoint, EndpointStatus, PayloadFormat
 
 MAX_ENDPOINTS = 10
+LATENCY_DELIVERIES = 500
 DISABLE_AFTER, LAST_FAILURE_WITHIN = timedelta(days=5), timedelta(days=1)
 
 
@@ -49,8 +50,26 @@ class EndpointDisabled(Conflict):
 
 
 @dataclass(frozen=True)
+class HourlyOutcomes:
+    """Final deliveries that were created within one hour."""
+
+    delivered: int = 0
+    failed: int = 0
+
+    @property
+    def success_rate(self) -> float | None:
+        """Percentage of the final deliveries, with one decimal; None without any."""
+        final = self.delivered + self.failed
+        return round(100 * self.delivered / final, 1) if final else None
+
+
+@dataclass(frozen=True)
 class EndpointHealth:
-    """Counts of deliveries created within the last 24 hours, of pending ones, and the latest results."""
+    """Counts of deliveries created within the last 24 hours, of pending ones, and the latest results.
+
+    average_ms, p95_ms: duration of the attempts of the latest LATENCY_DELIVERIES of them, None without any
+    hours: of the last 24, the oldest first
+    """
 
     delivered_24h: int
     failed_24h: int
@@ -58,12 +77,14 @@ class EndpointHealth:
     consecutive_failures: int
     first_failure_at: datetime | None
     last_success_at: datetime | None
+    average_ms: int | None
+    p95_ms: int | None
+    hours: Sequence["HourlyOutcomes"]
 
     @property
     def success_rate_24h(self) -> float | None:
         """Percentage of the final deliveries, with one decimal; None without any."""
-        final = self.delivered_24h + self.failed_24h
-        return round(100 * self.delivered_24h / final, 1) if final else None
+        return HourlyOutcomes(self.delivered_24h, self.failed_24h).success_rate
 
 
 @dataclass(frozen=True)
@@ -84,14 +105,20 @@ class EndpointView:
 
 
 _HEALTH = sa.text("""
-SELECT w.id, day.delivered, day.failed, waiting.count AS waiting
+SELECT w.id, day.hours, waiting.count AS waiting, latency.average_ms, latency.p95_ms
   FROM webhook_endpoints w
- CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE status = 'delivered') AS delivered,
-     count(*) FILTER (WHERE status = 'failed') AS failed FROM webhook_deliveries d
-   WHERE d.organization_id = w.organization_id AND d.endpoint_id = w.id
-     AND d.created_at > now() - interval '24 h') day
+ CROSS JOIN LATERAL (SELECT json_agg(json_build_array(hours_ago, delivered, failed)) AS hours FROM (
+   SELECT least(23, floor(extract(epoch FROM now() - d.created_at) / 3600))::int AS hours_ago,
+       count(*) FILTER (WHERE status = 'delivered') AS delivered, count(*) FILTER (WHERE status = 'failed') AS failed
+     FROM webhook_deliveries d WHERE d.organization_id = w.organization_id AND d.endpoint_id = w.id
+      AND d.created_at > now() - interval '24 h' GROUP BY 1) by_hour) day
  CROSS JOIN LATERAL (SELECT count(*) FROM webhook_deliveries d
    WHERE d.organization_id = w.organization_id AND d.endpoint_id = w.id AND d.status IN ('queued', 'sending')) waiting
+ CROSS JOIN LATERAL (SELECT round(avg(a.duration_ms))::int AS average_ms,
+     percentile_disc(0.95) WITHIN GROUP (ORDER BY a.duration_ms) AS p95_ms
+   FROM (SELECT d.id FROM webhook_deliveries d WHERE d.organization_id = w.organization_id AND d.endpoint_id = w.id
+          AND d.created_at > now() - interval '24 h' ORDER BY d.created_at DESC LIMIT :latest) d
+   JOIN webhook_attempts a ON a.organization_id = w.organization_id AND a.delivery_id = d.id) latency
  WHERE w.organization_id = :organization_id AND w.id = ANY (:ids)""")
 
 
@@ -110,7 +137,11 @@ def list_endpoints(session: Session, organization_id: UUID, request: PageRequest
 
 def list_endpoint_views(session: Session, organization_id: UUID, endpoints: Sequence[Endpoint]) -> list[EndpointView]:
     """Return endpoints with their health, in the same order."""
-    values = {"organization_id": organization_id, "ids": [endpoint.id for endpoint in endpoints]}
+    values = {
+        "organization_id": organization_id,
+        "ids": [endpoint.id for endpoint in endpoints],
+        "latest": LATENCY_DELIVERIES,
+    }
     counts = {row.id: row for row in session.execute(_HEALTH, values)} if endpoints else {}
     return [EndpointView(endpoint, _health(endpoint, counts[endpoint.id])) for endpoint in endpoints]
 
@@ -167,13 +198,18 @@ def _require(endpoint: Endpoint | None) -> Endpoint:
 
 
 def _health(endpoint: Endpoint, counts: Any) -> EndpointHealth:
+    by_hour = {hours_ago: HourlyOutcomes(*outcomes) for hours_ago, *outcomes in counts.hours or ()}
+    hours = [by_hour.get(hours_ago, HourlyOutcomes()) for hours_ago in reversed(range(24))]
     return EndpointHealth(
-        counts.delivered,
-        counts.failed,
+        sum(hour.delivered for hour in hours),
+        sum(hour.failed for hour in hours),
         counts.waiting,
         endpoint.consecutive_failures,
         endpoint.first_failure_at,
         endpoint.last_success_at,
+        counts.average_ms,
+        counts.p95_ms,
+        hours,
     )
 
 

@@ -1,11 +1,14 @@
 """Schemas of endpoints, deliveries and events."""
 
+import uuid
 from enum import StrEnum
 from typing import Any
 
+import marshmallow as ma
 import orjson
 from marshmallow import fields, validate
 
+from saas_api.core import domain, ids
 from saas_api.core.access import KeyMode
 from saas_api.core.fields import (
     Name,
@@ -41,6 +44,15 @@ def _enum(enum: type[StrEnum], **options: Any) -> fields.String:
 def mode_field(**options: Any) -> fields.String:
     """The mode of an event or an endpoint."""
     return _enum(KeyMode, **options)
+
+
+class AnyId(fields.Field[uuid.UUID]):
+    """The id of an object of any type, with its prefix."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> uuid.UUID:
+        if not (isinstance(value, str) and ids.is_public_id(value, *domain.registry.id_prefixes)):
+            raise ma.ValidationError("Enter a whole ID, such as evt_018f3c6a9d2e7a018b4c5d6e7f809101.")
+        return uuid.UUID(hex=value.partition("_")[2])
 
 
 class EndpointIn(StrictSchema):
@@ -91,6 +103,13 @@ class DeliveriesQuery(PageQuery):
 
     status = _enum(DeliveryState, load_default=None)
     event_type = event_type_field(load_default=None)
+    event_id = PrefixedId("evt", load_default=None)
+
+
+class ResendIn(StrictSchema):
+    """Deliveries to resend; their order and repeats do not matter."""
+
+    delivery_ids = fields.List(PrefixedId("whd"), required=True, validate=validate.Length(min=1, max=100))
 
 
 class EndpointsQuery(PageQuery):
@@ -104,14 +123,17 @@ class EventsQuery(PageQuery):
 
     mode = mode_field(load_default=None)
     event_type = event_type_field(load_default=None)
+    object_id = AnyId(load_default=None, metadata={"type": "string", "description": "ID of the event's object."})
 
 
 class EndpointHealthOut(StrictSchema):
-    """Deliveries of the last 24 hours, and the latest results."""
+    """Deliveries of the last 24 hours, with the response times of the latest 500 of them, and the latest results."""
 
     delivered_24h = fields.Integer()
     failed_24h = fields.Integer()
     success_rate_24h = fields.Float(allow_none=True)
+    average_response_ms = fields.Integer(attribute="average_ms", allow_none=True)
+    p95_response_ms = fields.Integer(attribute="p95_ms", allow_none=True)
     waiting = fields.Integer()
     consecutive_failures = fields.Integer()
     first_failure_at = Timestamp(allow_none=True)
@@ -209,6 +231,21 @@ class DeliveriesOut(StrictSchema):
     event_id = PrefixedId("evt")
     count = fields.Integer()
     deliveries = fields.List(fields.Nested(DeliveryOut()))
+
+
+class SkippedDeliveryOut(StrictSchema):
+    """A delivery that was not resent."""
+
+    delivery_id = PrefixedId("whd")
+    reason = fields.String(validate=validate.OneOf(("not_found", "endpoint_disabled")))
+
+
+class ResentOut(StrictSchema):
+    """New deliveries, and those of the request that were not resent."""
+
+    count = fields.Integer()
+    deliveries = fields.List(fields.Nested(DeliveryOut()))
+    skipped = fields.List(fields.Nested(SkippedDeliveryOut()))
 
 
 class TestEventOut(StrictSchema):

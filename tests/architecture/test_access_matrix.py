@@ -96,6 +96,7 @@ REQUIRED = {
     "GET /webhooks/endpoints/:id/deliveries": "webhooks:read",
     "GET /webhooks/deliveries/:id": "webhooks:read",
     "POST /webhooks/deliveries/:id/resend": "webhooks:write",
+    "POST /webhooks/deliveries/resend": "webhooks:write",
     "GET /webhooks/events": "webhooks:read",
     "POST /webhooks/events/:id/replay": "webhooks:write",
     "GET /webhooks/event-types": "webhooks:read",

@@ -46,6 +46,11 @@ def test_failed_delivery_of_a_new_endpoint_is_resent(
         window.page.wait_for_load_state()
         work()
         window.refresh_until("Delivered")
+        window.open("/dashboard/webhooks/deliveries?status=failed")
+        window.page.locator("td.pick input").check()
+        window.inspect()
+        window.press("Resend")
+        window.sees("1 delivery resent.")
         request = receiver.received[-1]
         Webhook(match[0]).verify(request.body, request.headers)
     assert receiver.ids[0] == receiver.ids[-1]

@@ -44,6 +44,8 @@ def test_secret_of_a_new_endpoint_is_shown_once(acme: WebhookOrganization) -> No
             "delivered_24h": 0,
             "failed_24h": 0,
             "success_rate_24h": None,
+            "average_response_ms": None,
+            "p95_response_ms": None,
             "waiting": 0,
             "consecutive_failures": 0,
             "first_failure_at": None,
@@ -204,6 +206,31 @@ def test_limit_of_ten_endpoints_holds_for_concurrent_requests(acme: WebhookOrgan
         thread.join(30)
     assert sorted(statuses) == [201] * 5 + [409] * 15
     assert len(acme.rows("SELECT FROM webhook_endpoints")) == 10
+
+
+def test_health_has_the_response_times_and_hourly_success_of_a_day(acme: WebhookOrganization) -> None:
+    created = acme.create_endpoint()
+    for hours_ago, status in ((0, "delivered"), (0, "failed"), (5, "failed"), (30, "failed")):
+        acme.publish_event()
+        acme.execute(
+            """UPDATE webhook_deliveries SET status = :status, next_at = NULL, finished_at = now(),
+                created_at = now() - make_interval(hours => :hours) WHERE status = 'queued'""",
+            status=status,
+            hours=hours_ago,
+        )
+    acme.execute(
+        """INSERT INTO webhook_attempts (organization_id, delivery_id, n, started_at, outcome, duration_ms)
+          SELECT organization_id, id, n, now(), 'ok', CASE WHEN created_at < now() - interval '24 h' THEN 9000
+            ELSE 10 * n END FROM webhook_deliveries, generate_series(1, 20) n"""
+    )
+    health = acme.call("GET", f"/endpoints/{created['id']}").json["data"]["health"]
+    assert (health["delivered_24h"], health["failed_24h"], health["success_rate_24h"]) == (1, 2, 33.3)
+    assert (health["average_response_ms"], health["p95_response_ms"]) == (105, 190)
+    with acme.transaction() as session:
+        endpoint = endpoints.get_endpoint(session, acme.id, ids.parse_id("whe", created["id"]))
+        [view] = endpoints.list_endpoint_views(session, acme.id, [endpoint])
+    rates = [hour.success_rate for hour in view.health.hours]
+    assert (len(rates), rates[-1], rates[-6], rates.count(None)) == (24, 50.0, 0.0, 22)
 
 
 def test_objects_of_another_organization_are_not_found(

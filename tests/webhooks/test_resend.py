@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 
 from saas_api.core import ids
+from tests.support.accounts import User
 from tests.support.webhooks import WebhookOrganization
+
+UNKNOWN = "01a213a3791b71d4acbe9c72e2648fcd"
 
 
 def code(response: Any) -> tuple[int, str]:
@@ -85,6 +88,79 @@ def test_disabled_or_deleted_endpoint_receives_no_resend(acme: WebhookOrganizati
     assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
 
 
+def resend_many(acme: WebhookOrganization, *delivery_ids: str) -> dict[str, Any]:
+    response = acme.call("POST", "/deliveries/resend", {"delivery_ids": delivery_ids})
+    assert response.status_code == 202, response.json
+    data: dict[str, Any] = response.json["data"]
+    return data
+
+
+def test_many_deliveries_are_resent_each_once(acme: WebhookOrganization, failed: dict[str, Any]) -> None:
+    acme.create_endpoint()
+    for _ in range(2):
+        acme.publish_event()
+    acme.finish_deliveries("failed")
+    old = [ids.format_id("whd", row.id) for row in acme.rows("SELECT id FROM webhook_deliveries")]
+    data = resend_many(acme, *old, *old)
+    assert (data["count"], data["skipped"], len(old)) == (5, [], 5)
+    assert {(new["cause"], new["status"]) for new in data["deliveries"]} == {("replay", "queued")}
+    sent = acme.rows("SELECT event_id, endpoint_id, cause FROM webhook_deliveries")
+    assert sorted(row[:2] for row in sent if row.cause == "replay") == sorted(
+        row[:2] for row in sent if row.cause == "auto"
+    )
+    again = resend_many(acme, *old, *[new["id"] for new in data["deliveries"]])
+    assert again["count"] == 5, "an event goes to an endpoint once, however many of its deliveries are picked"
+    audited = acme.rows("SELECT target_id, data FROM audit_events WHERE action = 'webhook_delivery.resent'")
+    assert len(audited) == 15
+    assert {row.data["new_delivery_id"] for row in audited} == {
+        new["id"] for new in (*data["deliveries"], *again["deliveries"])
+    }
+
+
+def test_deliveries_that_cannot_be_resent_are_skipped(acme: WebhookOrganization, failed: dict[str, Any]) -> None:
+    other = acme.create_endpoint()
+    acme.publish_event()
+    rows = acme.rows("SELECT id, endpoint_id FROM webhook_deliveries WHERE status = 'queued'")
+    [kept] = [ids.format_id("whd", row.id) for row in rows if ids.format_id("whe", row.endpoint_id) == other["id"]]
+    acme.call("PATCH", f"/endpoints/{failed['endpoint_id']}", {"is_enabled": False})
+    unknown = f"whd_{UNKNOWN}"
+    data = resend_many(acme, failed["id"], unknown, kept)
+    assert [new["endpoint_id"] for new in data["deliveries"]] == [other["id"]]
+    assert data["skipped"] == [
+        {"delivery_id": failed["id"], "reason": "endpoint_disabled"},
+        {"delivery_id": unknown, "reason": "not_found"},
+    ]
+    assert resend_many(acme, unknown)["count"] == 0
+
+
+def test_resend_of_many_reaches_no_delivery_of_another_organization(
+    acme: WebhookOrganization, failed: dict[str, Any], carol: User
+) -> None:
+    other = WebhookOrganization(acme.client, carol)
+    assert resend_many(other, failed["id"])["skipped"] == [{"delivery_id": failed["id"], "reason": "not_found"}]
+    assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
+
+
+def test_resend_of_many_takes_one_to_a_hundred_deliveries(acme: WebhookOrganization) -> None:
+    for delivery_ids in ([], [f"whd_{UNKNOWN}"] * 101, ["evt_1"], None):
+        response = acme.call("POST", "/deliveries/resend", {"delivery_ids": delivery_ids})
+        assert code(response) == (422, "VALIDATION_ERROR"), delivery_ids
+
+
+def test_deliveries_of_an_event_and_events_of_an_object_are_found(
+    acme: WebhookOrganization, failed: dict[str, Any]
+) -> None:
+    acme.publish_event()
+    path, query = f"/endpoints/{failed['endpoint_id']}/deliveries", {"event_id": failed["event_id"]}
+    [found] = acme.call("GET", path, query_string=query).json["data"]["deliveries"]
+    assert found["id"] == failed["id"]
+    [row] = [row for row in acme.rows("SELECT * FROM events") if ids.format_id("evt", row.id) == failed["event_id"]]
+    query = {"object_id": ids.format_id("inv", row.subject_id)}
+    [event] = acme.call("GET", "/events", query_string=query).json["data"]["events"]
+    assert event["id"] == failed["event_id"]
+    assert code(acme.call("GET", "/events", query_string={"object_id": "inv_1"})) == (422, "VALIDATION_ERROR")
+
+
 def test_replay_goes_to_every_endpoint_subscribed_to_the_type(
     acme: WebhookOrganization, failed: dict[str, Any]
 ) -> None:
@@ -96,9 +172,6 @@ def test_replay_goes_to_every_endpoint_subscribed_to_the_type(
     assert (data["count"], data["event_id"]) == (2, failed["event_id"])
     assert {delivery["event_id"] for delivery in data["deliveries"]} == {failed["event_id"]}
     assert len({delivery["endpoint_id"] for delivery in data["deliveries"]}) == 2
-
-
-UNKNOWN = "01a213a3791b71d4acbe9c72e2648fcd"
 
 
 @pytest.mark.parametrize(

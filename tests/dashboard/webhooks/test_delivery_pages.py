@@ -10,7 +10,7 @@ from saas_api.core import ids as core_ids
 from saas_api.webhooks import event_types
 from tests.support.accounts import User
 from tests.support.http_receiver import run_receiver
-from tests.support.pages import Browser
+from tests.support.pages import Browser, form_of
 from tests.support.webhook_pages import HOOKS, URL, create_path_ids
 from tests.support.webhooks import WebhookOrganization
 
@@ -81,7 +81,7 @@ def test_deliveries_of_all_endpoints_are_listed_and_filtered(browser: Browser, a
     acme.finish_deliveries("failed")
     acme.publish_event("message.failed")
     listed = f"{HOOKS}/deliveries"
-    rows = r'<th scope="row" data-th="Event">'
+    rows = r'<th scope="row"><a class="row-link"'
     assert len(re.findall(rows, browser.open(listed).text)) == 4
     assert len(re.findall(rows, browser.open(f"{listed}?status=failed").text)) == 2
     assert len(re.findall(rows, browser.open(f"{listed}?status=failed&endpoint_id={first['id']}").text)) == 1
@@ -96,7 +96,7 @@ def test_older_deliveries_are_on_the_next_page(browser: Browser, acme: WebhookOr
     acme.create_endpoint()
     for _ in range(27):
         acme.publish_event()
-    rows, listed = r'<th scope="row" data-th="Event"><span><a href="([^"]+)"', f"{HOOKS}/deliveries"
+    rows, listed = r'<th scope="row"><a class="row-link" href="([^"]+)"', f"{HOOKS}/deliveries"
     first = browser.open(f"{listed}?status=queued").text
     older = html.unescape(re.search(r'href="([^"]+)" rel="next"', first)[1])
     assert "status=queued" in older
@@ -116,6 +116,50 @@ def test_repeated_resend_makes_one_delivery(browser: Browser, acme: WebhookOrgan
     assert [response.status_code for response in responses] == [303, 303]
     assert responses[0].location == responses[1].location
     assert len(acme.rows("SELECT 1 FROM webhook_deliveries WHERE cause = 'replay'")) == 1
+
+
+def test_picked_deliveries_are_resent_once(browser: Browser, acme: WebhookOrganization) -> None:
+    acme.create_endpoint()
+    for _ in range(3):
+        acme.publish_event()
+    acme.finish_deliveries("failed")
+    listed = f"{HOOKS}/deliveries?status=failed"
+    page = browser.open(listed)
+    picked = re.findall(r'name="ids" value="(whd_[0-9a-f]{32})"', page.text)[:2]
+    action = f"{HOOKS}/deliveries/resend?status=failed"
+    fields = {**form_of(page, html.escape(action)), "ids": picked}
+    responses = [browser.send(action, fields) for _ in range(2)]
+    assert [(response.status_code, response.location) for response in responses] == [(303, listed)] * 2
+    assert "2 deliveries resent." in browser.open(listed).text
+    assert len(acme.rows("SELECT FROM webhook_deliveries WHERE cause = 'replay'")) == 2
+
+
+def test_deliveries_are_found_by_their_event_and_by_its_object(browser: Browser, acme: WebhookOrganization) -> None:
+    path_ids = create_path_ids(acme)
+    acme.publish_event("invoice.voided")
+    rows = r'<th scope="row"><a class="row-link" href="[^"]+">([^<]+)</a>'
+    [subject_id] = [row.subject_id for row in acme.rows("SELECT * FROM events") if row.type == "invoice.paid"]
+    object_id = core_ids.format_id("inv", subject_id)
+    for searched in (path_ids["delivery"], path_ids["event"], object_id):
+        assert re.findall(rows, browser.open(f"{HOOKS}/deliveries?q={searched}").text) == ["invoice.paid"]
+    assert re.findall(rows, browser.open(f"{HOOKS}/events?object_id={object_id}").text) == ["invoice.paid"]
+    assert "Enter a whole ID" in browser.open(f"{HOOKS}/deliveries?q=inv_1").text
+
+
+def test_tabs_count_the_deliveries_of_each_status(browser: Browser, acme: WebhookOrganization) -> None:
+    endpoint = acme.create_endpoint()
+    for status in ("failed", "failed", "delivered"):
+        acme.publish_event()
+        acme.finish_deliveries(status)
+    acme.publish_event()
+    acme.execute("UPDATE webhook_deliveries SET attempts = 1 WHERE status = 'queued'")
+
+    def counts(query: str) -> dict[str, str]:
+        return dict(re.findall(r'>(\w+) <span class="count">([^<]+)<', browser.open(f"{HOOKS}/deliveries{query}").text))
+
+    expected = {"Queued": "0", "Retrying": "1", "Sending": "0", "Delivered": "1", "Failed": "2", "Canceled": "0"}
+    assert counts("") == counts(f"?endpoint_id={endpoint['id']}&status=failed") == expected
+    assert counts("?event_type=invoice.paid") == {}
 
 
 def test_event_shows_its_payload_and_is_replayed(browser: Browser, acme: WebhookOrganization) -> None:

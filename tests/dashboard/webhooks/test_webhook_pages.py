@@ -107,6 +107,15 @@ def test_example_events_are_offered_to_test_endpoints_only(browser: Browser, acm
     assert browser.submit(path, f"{path}/test", event_type="invoice.paid").status_code == 303
 
 
+def test_group_selects_all_its_event_types(browser: Browser, acme: WebhookOrganization) -> None:
+    fields = {**browser.form(f"{HOOKS}/new"), "url": URL, "event_types": ["payment.*", "invoice.paid"]}
+    assert browser.send(f"{HOOKS}/new", fields).status_code == 200
+    [row] = acme.rows("SELECT event_types FROM webhook_endpoints")
+    assert row.event_types == ["invoice.paid", "payment.failed", "payment.refunded", "payment.succeeded"]
+    wrong = browser.send(f"{HOOKS}/new", {**browser.form(f"{HOOKS}/new"), "url": URL, "event_types": ["pay.*", "*"]})
+    assert wrong.status_code == 422
+
+
 def test_new_endpoint_shows_its_secret_once(browser: Browser, acme: WebhookOrganization) -> None:
     fields = {**browser.form(f"{HOOKS}/new"), "url": URL, "event_types": ["invoice.paid", "message.failed"]}
     response = browser.send(f"{HOOKS}/new", fields)
@@ -174,7 +183,8 @@ def test_endpoint_is_listed_with_its_success_rate(browser: Browser, acme: Webhoo
     acme.publish_event()
     acme.finish_deliveries("delivered")
     text = browser.open(HOOKS).text
-    assert "100.0%" in text
+    assert "100%" in text
+    assert 'aria-label="Success rate by hour, at least 100%"' in text
     assert "&lt;script&gt;alert(1)" in text
     assert "<script>alert" not in text
 
