@@ -16,10 +16,10 @@ from sqlalchemy.orm import Session
 from saas_api.billing import usage_costs
 from saas_api.core import access, clock, ids, time_zones
 from saas_api.core.access import require_permission
-from saas_api.core.db import engine
+from saas_api.core.db import engine, pagination
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import TooManyRequests, ValidationFailed
-from saas_api.core.fields import PrefixedId, StrictSchema, Text
+from saas_api.core.fields import PrefixedId, StrictSchema, Text, Timestamp
 from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
 from saas_api.core.web import forms, pages, templating
@@ -191,6 +191,7 @@ class MessageFilters(MessagesQuery):
 
     key = PrefixedId("key", load_default=None)
     range = fields.String(load_default=None, validate=validate.OneOf(list(RANGES)))
+    after = Timestamp(load_default=None)
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
 
 
@@ -206,6 +207,8 @@ def index() -> Response:
         filters = MessageFilter(query["status"], query["type"], mode, query["to"], query["key"], since, until)
         if query["format"]:
             return _export(filters)
+        if query["after"] and pages.is_htmx_fragment():
+            return _newer(filters, query["after"])
         request = PageRequest(PAGE_SIZE, query["cursor"])
         page = messages.list_messages(engine.session(), context.current_organization_id(), filters, request)
     return pages.render_page(
@@ -219,8 +222,14 @@ def index() -> Response:
         mode=mode,
         zone=zone,
         app_url=setting("APP_URL"),
+        poll=pages.newer_url(page, lambda message: message.accepted_at),
         **_pagination_links(page.next_cursor if page else None),
     )
+
+
+def _newer(filters: MessageFilter, after: datetime) -> Response:
+    count = messages.count_newer(engine.session(), context.current_organization_id(), filters, after)
+    return pages.newer_rows(count, pagination.MAX_COUNTED, "message")
 
 
 @bp.get('/messages/<id("msg"):message_id>')

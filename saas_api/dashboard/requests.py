@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, g
 from marshmallow import fields, validate
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -15,7 +15,7 @@ from saas_api.billing import usage_costs
 from saas_api.core import clock, ids, time_zones
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
-from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import Text, Timestamp
 from saas_api.core.web import forms, pages
@@ -86,7 +86,7 @@ def index() -> Any:
         mode=mode,
         zone=zone,
         table=pages.filter_url(format="csv"),
-        poll=_poll_url(page),
+        poll=pages.newer_url(page, lambda one: one.at),
         **pages.pagination_links(page.next_cursor if page else None),
     )
 
@@ -156,23 +156,9 @@ def _route_choices(chosen: str) -> list[tuple[str, str]]:
     return [("", "Any"), *((name, name) for name in (names | dict.fromkeys([chosen] if chosen else [])))]
 
 
-def _poll_url(page: Page | None) -> str:
-    """The URL that counts newer requests; empty for other pages than the first."""
-    if page is None or request.args.get("cursor"):
-        return ""
-    newest: datetime = page.items[0].at if page.items else clock.now()
-    return pages.filter_url(after=newest.isoformat())
-
-
 def _newer(filters: RequestFilter, after: datetime) -> Response:
     count = request_log.count_newer(engine.session(), context.current_organization_id(), filters, after)
-    return pages.render_page(
-        "dashboard/requests/_newer.html",
-        count=count,
-        most=request_log.MAX_COUNTED,
-        poll=pages.filter_url(),
-        reload=pages.filter_url(after=None),
-    )
+    return pages.newer_rows(count, request_log.MAX_COUNTED, "request")
 
 
 def _export(filters: RequestFilter, zone: str) -> Response:

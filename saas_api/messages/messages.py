@@ -122,6 +122,12 @@ def list_messages(session: Session, organization_id: UUID, filters: MessageFilte
     return pagination.paginate(session, statement, Message.accepted_at.desc(), Message.id.desc(), request=request)
 
 
+def count_newer(session: Session, organization_id: UUID, filters: MessageFilter, after: datetime) -> int:
+    """Return how many messages of a list were accepted after an instant, up to MAX_COUNTED + 1."""
+    newer = sa.select(Message.id).where(*filters.conditions(organization_id), Message.accepted_at > after)
+    return pagination.count_rows(session, newer)
+
+
 def list_export_rows(session: Session, organization_id: UUID, filters: MessageFilter, limit: int) -> Sequence[Message]:
     """Return up to `limit` messages without their texts, newest first."""
     statement = sa.select(Message).options(sa.orm.defer(Message.body)).where(*filters.conditions(organization_id))

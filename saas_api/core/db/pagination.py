@@ -61,6 +61,15 @@ class Page:
         }
 
 
+MAX_COUNTED = 1000
+"""Counts of rows for people are exact up to here."""
+
+
+def count_rows(session: Session, statement: sa.Select[Any], most: int = MAX_COUNTED + 1) -> int:
+    """Number of rows of a statement, up to `most`, so that it reads no more of them."""
+    return session.scalar(sa.select(sa.func.count()).select_from(statement.limit(most).subquery())) or 0
+
+
 class Keyset:
     """Sort keys of a list, which page through it and encode its cursors.
 

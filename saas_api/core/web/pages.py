@@ -2,13 +2,14 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 from flask import Response, current_app, flash, redirect, render_template, request, stream_with_context, url_for
 
 from saas_api.core import clock
+from saas_api.core.db.pagination import Page
 from saas_api.core.fields import StrictSchema, Timestamp
 
 PAGE_SIZE = 25
@@ -42,6 +43,27 @@ def pagination_links(next_cursor: str | None) -> dict[str, Any]:
         "older": filter_url(cursor=next_cursor) if next_cursor else "",
         "newer": filter_url() if request.args.get("cursor") else "",
     }
+
+
+def newer_url(page: Page | None, instant_of: Callable[[Any], datetime]) -> str:
+    """The URL that counts the rows which came after a page; empty for other pages than the first.
+
+    instant_of: returns the instant by which the list is sorted, newest first
+    """
+    if page is None or request.args.get("cursor"):
+        return ""
+    newest = instant_of(page.items[0]) if page.items else clock.now()
+    return filter_url(after=newest.isoformat())
+
+
+def newer_rows(count: int, most: int, noun: str) -> PageResponse:
+    """The fragment that says how many rows came after the open page, and leads to them.
+
+    most: counts are exact below it
+    noun: of a row, such as "message"
+    """
+    poll, reload = filter_url(), filter_url(after=None)
+    return render_page("_newer.html", count=count, most=most, noun=noun, poll=poll, reload=reload)
 
 
 def is_htmx_fragment() -> bool:

@@ -7,6 +7,9 @@
 | cancel | messages:cancel: owner, admin, member |
 """
 
+import html
+import re
+
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -180,6 +183,21 @@ def test_filters_apply_and_modes_never_mix(
     assert listed_ids("range=30d&end_date=2020-01-02") == set()
     browser.client.set_cookie("mode", "test")
     assert listed_ids("") == {trial}
+
+
+def test_open_list_counts_newer_messages_that_match_its_filters(
+    browser: Browser, client: FlaskClient, live: Headers
+) -> None:
+    """5.13: a list that was open did not show what had been sent since."""
+    send_message(client, live)
+    poll = re.search(r'id="newer".*?hx-get="([^"]+)"', browser.open(f"{MESSAGES}?type=email").text)
+    assert poll
+    path = html.unescape(poll[1])
+    assert "<a" not in browser.open(path, **{"HX-Request": "true"}).text
+    send_message(client, live)
+    send_message(client, live, **MAIL)
+    newer = browser.open(path, **{"HX-Request": "true"}).text
+    assert '<a class="button plain small" href="/dashboard/messages?type=email">Show 1 new message</a>' in newer
 
 
 def test_dates_take_precedence_over_the_range(browser: Browser) -> None:
