@@ -45,6 +45,20 @@ def create_demo(app: Flask, **options: int) -> Demo:
     return Demo(credentials, organization_id)
 
 
+def use_hard_names(app: Flask, demo: Demo) -> None:
+    """Rename what people name: to Arabic, and to a word of 80 letters that nothing else breaks."""
+    word, values = "W" * 80, {"org": demo.organization_id}
+    renamed = {
+        "organizations SET name": f"شركة النور {word}' WHERE id = :org",
+        "users SET full_name": "مريم عبد الله' WHERE id IN (SELECT user_id FROM memberships WHERE organization_id = :org)",
+        "api_keys SET name": f"خدمة {word}' WHERE organization_id = :org",
+        "webhook_endpoints SET description": f"{word}' WHERE organization_id = :org",
+    }
+    with app.app_context(), tenancy.system_session("demo.seed") as session:
+        for column, value in renamed.items():
+            session.execute(sa.text(f"UPDATE {column} = '{value}"), values)  # noqa: S608 - constants
+
+
 def sign_in(window: Window, email: str, password: str) -> None:
     """Sign in with the form."""
     window.open("/login")

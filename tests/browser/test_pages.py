@@ -1,4 +1,7 @@
-"""Every page, light and dark, wide and narrow: accessible, without overflow or requests to other hosts."""
+"""Every page, light and dark, wide and narrow: accessible, without overflow or requests to other hosts.
+
+The names on them are hard: Arabic, and a word of 80 letters.
+"""
 
 import os
 from collections.abc import Callable
@@ -7,7 +10,7 @@ import pytest
 from flask import Flask
 
 from tests.browser.conftest import OpenWindow
-from tests.browser.demo import Demo, create_demo, sign_in
+from tests.browser.demo import Demo, create_demo, sign_in, use_hard_names
 from tests.browser.page_routes import SECTIONS, WITHOUT_DEMO_DATA, PageRoute, page_routes, rules, section_of
 from tests.browser.window import NARROW, NARROWEST, OTHER_WIDTHS, WIDE, Theme, Window
 
@@ -38,6 +41,7 @@ def check_page(window: Window, route: PageRoute, number: int) -> None:
     if response.status != expected:
         window.record(f"answered {response.status}")
         return
+    window.check_direction()
     for index, (theme, width) in enumerate(VIEWS):
         window.theme(theme)
         window.size(width)
@@ -59,6 +63,7 @@ def test_every_page_is_accessible_and_fits_its_width(
     app: Flask, open_window: OpenWindow, work: Callable[[], None], section: str
 ) -> None:
     demo = create_demo(app)
+    use_hard_names(app, demo)
     work()
     routes = [route for route in page_routes(app, demo.organization_id) if route.section == section]
     empty = {route.rule for route in routes if route.path is None} - set(WITHOUT_DEMO_DATA)

@@ -52,6 +52,20 @@ _SQUEEZED = """() => {
 }"""
 
 
+_UNDIRECTED = """() => {
+  const walker = document.createTreeWalker(document.querySelector("body"), NodeFilter.SHOW_TEXT);
+  const found = [];
+  while (walker.nextNode()) {
+    const { textContent, parentElement } = walker.currentNode;
+    const isRightToLeft = /^[^A-Za-z]*[\u0590-\u08ff]/.test(textContent.trim());
+    if (isRightToLeft && !parentElement.closest("bdi, [dir], option, textarea, .visually-hidden")) {
+      found.push(parentElement.outerHTML.slice(0, 80));
+    }
+  }
+  return found.slice(0, 3);
+}"""
+
+
 @dataclass
 class Window:
     """A browser window with cookies of its own, and the problems of its pages.
@@ -157,6 +171,11 @@ class Window:
             self.record(f"cuts off a table: {caption}")
         for text in self.page.evaluate(_SQUEEZED):
             self.record(f"breaks a text into letters: {text}")
+
+    def check_direction(self) -> None:
+        """Record texts that are written from right to left without a direction of their own."""
+        for element in self.page.evaluate(_UNDIRECTED):
+            self.record(f"has no direction of its own: {element}")
 
     def record(self, problem: str) -> None:
         """Record a problem of the current page."""
