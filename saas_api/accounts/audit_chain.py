@@ -113,8 +113,9 @@ def verify_chain(session: SystemSession, known_head: str | None = None) -> Chain
 
 
 def delete_expired_events(session: SystemSession, keep_days: int) -> int:
-    """Delete the oldest events, at most _MAX_DELETED of them, and record the anchor that they leave.
+    """Delete months that have expired whole, or else the oldest events, and record the anchor that they leave.
 
+    At most _MAX_DELETED of a month that has expired in part.
     keep_days: 90 or more; PostgreSQL refuses less
     returns: number of deleted events; 0 when none has expired
     """
