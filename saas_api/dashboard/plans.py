@@ -1,7 +1,6 @@
 """Pages that compare plans and change the plan."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -13,10 +12,8 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit
 from saas_api.billing import bill_inputs, currencies, plans, subscriptions
 from saas_api.billing.currencies import CurrencyFixed
-from saas_api.billing.models import BillingPeriod
 from saas_api.billing.plan_schemas import ChangePlanIn
-from saas_api.billing.rating import bill, plan_changes
-from saas_api.billing.rating.bill import RatedPlanVersion, UsageQuantity
+from saas_api.billing.rating import plan_changes
 from saas_api.billing.subscriptions import AlreadyOnPlan, InvalidPlan, SpendCapTooLow
 from saas_api.core import clock, formatting, time_zones
 from saas_api.core.access import require_permission
@@ -27,7 +24,7 @@ from saas_api.core.settings import setting
 from saas_api.core.web import forms, pages
 from saas_api.core.web.forms import Form, form_view
 from saas_api.dashboard import context, prices
-from saas_api.dashboard.prices import DAYS_PER_MONTH, PricesInWords
+from saas_api.dashboard.prices import ComparedPlan, PlanTable
 from saas_api.usage import meter_file, meters, ranges
 from saas_api.usage.ranges import DateRange
 
@@ -35,24 +32,9 @@ bp = Blueprint("plans", __name__)
 bp.before_request(context.require_live_mode)
 
 
-@dataclass(frozen=True)
-class PlanComparison:
-    """A plan in the comparison.
-
-    rate_limit: calls per minute; None for a plan that is not offered
-    month_minor: cost of a month with the recent quantities
-    """
-
-    code: str
-    version: RatedPlanVersion
-    prices: PricesInWords
-    rate_limit: int | None
-    month_minor: int
-
-
 def compare_plans(
     session: Session, organization_id: UUID, current: str, days: DateRange, *, is_currency_fixed: bool = False
-) -> tuple[list[PlanComparison], dict[str, Decimal]]:
+) -> tuple[PlanTable, dict[str, Decimal]]:
     """Returns the offered plans, preceded by the current one if it is not offered, and the quantities by meter.
 
     current: plan version in force
@@ -60,31 +42,30 @@ def compare_plans(
     is_currency_fixed: leave out plans in other currencies
     """
     currency = plans.version_currency(session, current)
-    cards = [
-        card
-        for card in prices.list_plan_cards(session, currency=currency)
-        if card.offer.currency == currency or not is_currency_fixed
-    ]
-    used = bill_inputs.recent_usage(
-        session, organization_id, days, [current, *(card.offer.version.id for card in cards), ""]
-    )
-    comparisons = [
-        PlanComparison(
-            card.offer.code,
-            card.offer.version,
-            card.prices,
-            card.offer.rate_limit,
-            _month(card.offer.version, used.get(card.offer.version.id, ())),
-        )
-        for card in cards
-    ]
+    offers = {
+        offer.version.id: offer.rate_limit
+        for offer in plans.list_offers(session, currency)
+        if offer.currency == currency or not is_currency_fixed
+    }
     code = plans.plan_for_version(current)
-    if all(card.code != code for card in comparisons):
-        by_code = meters.all_meters(session)
-        version = plans.get_versions(session, [current])[current]
-        words = prices.describe_prices(version, {meter: by_code[meter] for meter in version.prices})
-        comparisons.insert(0, PlanComparison(code, version, words, None, _month(version, used.get(current, ()))))
-    return comparisons, {usage.meter: usage.quantity for usage in used.get("", ())}
+    is_offered = any(plans.plan_for_version(version_id) == code for version_id in offers)
+    compared = {**({} if is_offered else {current: None}), **offers}
+    used = bill_inputs.recent_usage(session, organization_id, days, [current, *offers, ""])
+    by_id, by_code = plans.get_versions(session, list(compared)), meters.all_meters(session)
+    versions = [by_id[version_id] for version_id in compared]
+    table = prices.tabulate(
+        [
+            ComparedPlan(
+                version.plan_code,
+                version,
+                compared[version.id],
+                prices.cost_of_month(version, used.get(version.id, ())),
+            )
+            for version in versions
+        ],
+        {meter: by_code[meter] for version in versions for meter in version.prices},
+    )
+    return table, {usage.meter: usage.quantity for usage in used.get("", ())}
 
 
 def get_plan_names(session: Session, version_ids: Sequence[str]) -> dict[str, str]:
@@ -94,15 +75,6 @@ def get_plan_names(session: Session, version_ids: Sequence[str]) -> dict[str, st
         {"ids": list(version_ids)},
     )
     return dict(rows.all())
-
-
-def _month(version: RatedPlanVersion, used: Sequence[UsageQuantity]) -> int:
-    """Returns the cost of a month on one version, in minor units."""
-    start = clock.now()
-    month = BillingPeriod(
-        starts_at=start, ends_at=start + DAYS_PER_MONTH, nominal_seconds=int(DAYS_PER_MONTH.total_seconds())
-    )
-    return bill.calculate_bill(bill_inputs.inputs_for_version(month, version, used)).total_minor
 
 
 class ChangePlanForm(ChangePlanIn):
@@ -134,13 +106,13 @@ def index() -> Response:
     names = meters.all_meters(engine.session()) if quantities else {}
     return pages.render_page(
         "dashboard/billing/plans.html",
-        plans=comparison,
+        table=comparison,
         current=plans.plan_for_version(current.version_id),
         coming=scheduled,
         coming_code=scheduled and plans.plan_for_version(scheduled.version_id),
         coming_name=scheduled
         and next(
-            (plan.version.name for plan in comparison if plan.code == plans.plan_for_version(scheduled.version_id)), ""
+            (plan.name for plan in comparison.plans if plan.code == plans.plan_for_version(scheduled.version_id)), ""
         ),
         quantities=[
             (meter_file.in_text(names[code].name), formatting.format_number(quantity))

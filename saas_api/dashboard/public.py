@@ -16,9 +16,12 @@ from saas_api.core.settings import setting
 from saas_api.core.web import http, pages
 from saas_api.core.web.forms import Form
 from saas_api.dashboard import prices
+from saas_api.services import services
 from saas_api.usage import meters
 
 bp = Blueprint("public", __name__)
+
+_CALLS_PER_MINUTE = "calls_per_minute"
 
 
 class PreferencesForm(StrictSchema):
@@ -60,8 +63,14 @@ def switch_organization() -> Any:
 @public_page
 def landing() -> Any:
     """Show the landing page."""
+    table = prices.compare_offers(engine.session())
     return pages.render_page(
-        "public/landing.html", plans=prices.list_plan_cards(engine.session()), url=setting("APP_URL")
+        "public/landing.html",
+        table=table,
+        lowest=prices.list_lowest_prices(table, meters.all_meters(engine.session())),
+        has_messages=bool({"all", "messages"} & set(setting("SERVICES"))),
+        documented=services.list_documented(engine.session()),
+        url=setting("APP_URL"),
     )
 
 
@@ -70,19 +79,23 @@ def landing() -> Any:
 def pricing() -> Any:
     """Show the plans, and the cost of given quantities on each."""
     form, by_code = Form(request.args), meters.all_meters(engine.session())
-    quantities: dict[str, int] = {}
-    for code in by_code:
-        number = request.args.get(code, "").replace(",", "").replace(" ", "")
+    given: dict[str, int] = {}
+    for name in (*by_code, _CALLS_PER_MINUTE):
+        number = request.args.get(name, "").replace(",", "").replace(" ", "")
         try:
-            quantities |= {code: QueryInteger().deserialize(number)} if number else {}
+            given |= {name: QueryInteger().deserialize(number)} if number else {}
         except ma.ValidationError as error:
-            form.errors[code] = str(error.messages[0])
-    cards = prices.list_plan_cards(engine.session(), {} if form.errors else quantities)
-    priced = {offered.meter for card in cards for offered in card.offer.prices}
+            form.errors[name] = str(error.messages[0])
+    quantities = {} if form.errors else {name: given[name] for name in by_code if name in given}
+    table = prices.compare_offers(engine.session(), quantities, given.get(_CALLS_PER_MINUTE, 0))
+    priced = [price for plan in table.plans for price in plan.version.prices.items()]
     return pages.render_page(
         "public/pricing.html",
         status=422 if form.errors else 200,
-        plans=cards,
-        meters=[meter for code, meter in sorted(by_code.items(), reverse=True) if code in priced],
+        table=table,
+        cheapest=next((plan for plan in table.plans if plan.code == table.cheapest_code), None),
+        has_quantities=bool(quantities),
+        has_several_prices=any(price.dimension for _, price in priced),
+        meters=[meter for code, meter in sorted(by_code.items(), reverse=True) if code in dict(priced)],
         form=form,
     )

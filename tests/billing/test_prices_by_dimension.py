@@ -320,15 +320,15 @@ def test_offers_show_the_price_of_each_value(app: Flask, acme: BillingOrganizati
     }
     assert price["by"]["default"] == {name: price[name] for name in price["by"]["default"]}
     with acme.transaction() as session:
-        card = next(one for one in prices.list_plan_cards(session) if one.offer.code == "ai")
-    [table] = card.prices.tables
-    assert (table.meter, table.dimension) == ("Tokens", "model")
-    steps = ["1 to 100: $0.10 for each token", "From 101: $0.05 for each token", "At most $20.00 for tokens"]
-    assert table.rows == [
-        ("large", steps),
-        ("small", ["1,000 tokens included", "$0.001 for each more token"]),
-        ("any other", ["$0.01 for each token"]),
+        table = prices.compare_offers(session)
+    position = [plan.code for plan in table.plans].index("ai")
+    [cells] = [row.cells for row in table.rows if row.label == "Price per token"]
+    assert cells[position] == [
+        *("large: 1\N{EN DASH}100: $0.10", "large: From 101: $0.05", "large: At most $20.00 a month"),
+        *("small: 1,000 included", "small: $0.001"),
+        "Other: $0.01",
     ]
+    assert not any(cells[:position] + cells[position + 1 :]), "no other plan prices tokens"
 
 
 def test_rows_of_the_usage_csv_have_their_dimensions(acme: BillingOrganization) -> None:

@@ -47,9 +47,9 @@ def page(app: Flask, client: FlaskClient, alice: User) -> Browser:
 def test_pages_of_plans_and_prices_show_each_value_and_what_has_no_price(page: Browser) -> None:
     for path in ("/pricing", "/dashboard/billing/plans"):
         text = page.open(path).text
-        assert "Lookups, by model" in text, path
-        assert "2 lookups included<br>$0.25 for each more lookup" in text, path
-        assert ('<th scope="row">any other<' in text, "Storage: not priced" in text) == (True, True), path
+        assert "Price per lookup" in text, path
+        assert "small: 2 included<br>small: $0.25<br>" in text, path
+        assert ("Other: $1.00" in text, "Price per storage unit" in text) == (True, True), path
     assert "storage 7" in page.open("/dashboard/billing/plans").text
 
 
@@ -96,6 +96,6 @@ def test_recent_usage_is_compared_at_the_price_of_its_values(app: Flask, page: B
     today = clock.now().date()
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
         days = DateRange(today, today, time_zones.get_zone("UTC"))
-        cards, quantities = plans.compare_plans(session, organization_id, "metered@1", days)
+        table, quantities = plans.compare_plans(session, organization_id, "metered@1", days)
     assert quantities["lookups"] == Decimal("3.5")
-    assert {card.code: card.month_minor for card in cards}["metered"] == 1_000 + 13 + 100 + 350
+    assert {plan.code: plan.total_minor for plan in table.plans}["metered"] == 1_000 + 13 + 100 + 350
