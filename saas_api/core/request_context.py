@@ -35,6 +35,12 @@ def client_ip() -> str:
     return address
 
 
+def is_client_local() -> bool:
+    """Whether the client is on this machine."""
+    address = client_ip()
+    return address != "invalid" and ipaddress.ip_address(address).is_loopback
+
+
 def client_network(ipv6_prefix: int = 64) -> str:
     """The network by which throttles count a client: its IPv4 address, or the network of its IPv6 address.
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from flask import g, request
+from flask import g, request, url_for
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -18,6 +18,7 @@ from saas_api.core.access import KeyMode, NoOrganization
 from saas_api.core.db import engine
 from saas_api.core.roles import MemberRole
 from saas_api.dashboard import running_period
+from saas_api.providers import mailbox
 
 _STATE = text("""
 SELECT o.status, coalesce(s.standing, 'good') AS standing,
@@ -185,6 +186,9 @@ def _spend_cap() -> Banner | None:
 
 def _minor_banner(state: OrganizationState) -> Banner | None:
     if not g.principal.email_verified and not g.principal.is_impersonating:
+        if mailbox.is_in_use_for_client():
+            text = "No SMTP server is set, so the email with the link is in the mailbox."
+            return Banner("info", "Verify your email address.", text, url_for("ops.mailbox"), "Open mailbox")
         text = "Open the link in the email we sent you."
         return Banner("info", "Verify your email address.", text, f"{DASHBOARD_ROOT}/account", "Resend link")
     if state.disabled_endpoints:

@@ -1,6 +1,5 @@
 """Probes, the public status page, and the mailbox of development."""
 
-import ipaddress
 import secrets
 from itertools import islice
 from uuid import UUID
@@ -20,6 +19,7 @@ from saas_api.ops.metrics import DatabaseMetrics
 from saas_api.providers import mailbox as providers_mailbox
 
 bp = Blueprint("ops", __name__)
+bp.record_once(lambda state: state.app.jinja_env.globals.update(has_mailbox=providers_mailbox.is_in_use_for_client))
 
 MAX_LISTED_MAILS = 100
 # The styles of a mail are in its tags; nothing in it runs, and nothing is loaded from another host.
@@ -104,16 +104,11 @@ def _require_metrics_reader() -> None:
     if expected and scheme.lower() == "bearer" and secrets.compare_digest(token.strip().encode(), expected.encode()):
         return
     is_forwarded = "X-Forwarded-For" in request.headers  # by a proxy, so the client may be on another machine
-    if expected or is_forwarded or not _is_local():
+    if expected or is_forwarded or not request_context.is_client_local():
         raise NotFound
-
-
-def _is_local() -> bool:
-    ip = request_context.client_ip()
-    return ip != "invalid" and ipaddress.ip_address(ip).is_loopback
 
 
 def _require_local_development() -> None:
     """Hide the mailbox in production and from other machines."""
-    if setting("APP_ENV") == "production" or not _is_local():
+    if not providers_mailbox.is_open_to_client():
         raise NotFound

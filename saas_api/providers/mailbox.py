@@ -8,6 +8,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from uuid import UUID
 
+from saas_api.core import request_context
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.providers import mail
@@ -33,6 +34,16 @@ class StoredEmail:
     text: str
     html: str
     links: tuple[str, ...]
+
+
+def is_open_to_client() -> bool:
+    """Whether the client of this request may read the mailbox: on this machine, and not in production."""
+    return setting("APP_ENV") != "production" and request_context.is_client_local()
+
+
+def is_in_use_for_client() -> bool:
+    """Whether mails are stored here instead of sent, and the client of this request may read them."""
+    return not setting("SMTP_HOST") and is_open_to_client()
 
 
 class FileMailbox:

@@ -11,7 +11,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from tests.support.accounts import User
 from tests.support.mail import deliver, enqueue_mail, stored_emails
+from tests.support.pages import Browser
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +84,19 @@ def test_stored_mails_are_readable_by_their_owner_only(app: Flask, tmp_path: Pat
 def test_mailbox_is_hidden_from_other_machines(client: FlaskClient) -> None:
     response = client.get("/ops/mail", environ_base={"REMOTE_ADDR": "192.0.2.7"})
     assert response.status_code == 404
+
+
+def test_pages_lead_to_the_mailbox_where_mails_are_stored(
+    app: Flask, client: FlaskClient, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R11: a newcomer is asked to open the link of a mail, which nobody sends without SMTP_HOST."""
+    mailbox_link = '<a href="/ops/mail">'
+    browser = Browser(app, alice)
+    assert f"{mailbox_link}Mailbox</a>" in client.get("/").text
+    assert f"{mailbox_link}Open mailbox</a>" in browser.open("/dashboard").text
+    monkeypatch.setitem(app.config, "SMTP_HOST", "smtp.example")
+    assert mailbox_link not in client.get("/").text + browser.open("/dashboard").text
+
+
+def test_other_machines_are_not_led_to_the_mailbox(client: FlaskClient) -> None:
+    assert "/ops/mail" not in client.get("/", environ_base={"REMOTE_ADDR": "192.0.2.7"}).text

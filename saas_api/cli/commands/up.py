@@ -196,4 +196,6 @@ def _print_ready(credentials: str) -> None:
     """Print what the preparation printed, and that the product serves."""
     url = current_app.config["APP_URL"]
     lines = ["", credentials] if credentials else []
-    click.echo("\n".join([*lines, f"READY {url} (documentation: {url}/docs/, stop: Ctrl-C, pid {os.getpid()})"]))
+    emails = "" if current_app.config["SMTP_HOST"] else f"emails: {url}/ops/mail, "
+    ready = f"READY {url} (documentation: {url}/docs/, {emails}stop: Ctrl-C, pid {os.getpid()})"
+    click.echo("\n".join([*lines, ready]))
