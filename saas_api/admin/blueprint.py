@@ -9,6 +9,7 @@ from saas_api.admin import (
     audit,
     billing,
     home,
+    incidents,
     invoices,
     mail,
     meters,
@@ -45,6 +46,7 @@ SECTIONS = (
     webhooks,
     requests,
     queues,
+    incidents,
     mail,
     system,
 )

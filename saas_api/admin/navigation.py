@@ -26,6 +26,7 @@ NAVIGATION = (
     ("Requests", "/requests", "logs", "q"),
     ("Jobs", "/jobs", "gear", "j"),
     ("Integrity checks", "/invariants", "check", "v"),
+    ("Incidents", "/incidents", "clock", "n"),
     ("Mail", "/mail", "mail", "m"),
     ("System", "/system", "book", "s"),
     ("Audit", "/audit", "list", "a"),

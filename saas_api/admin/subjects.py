@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from saas_api.admin import (
     billing,
+    incidents,
     invoices,
     mail,
     meters,
@@ -162,6 +163,24 @@ SUBJECTS: Mapping[str, Subject] = {
         "admin.meters.index",
         "admin.meters.show",
         lambda detail: detail.meter.code,
+        is_tenant_owned=False,
+    ),
+    "incidents": Subject(
+        "/admin/incidents/_{action}",  # no incident has such an ID
+        lambda _session: None,
+        lambda _: (),
+        "Incidents",
+        "admin.incidents.index",
+        is_tenant_owned=False,
+    ),
+    "incident": Subject(
+        '/admin/incidents/<id("inc"):incident_id>/{action}',
+        incidents.get_incident,
+        lambda incident: (incident.id,),
+        "Incidents",
+        "admin.incidents.index",
+        "admin.incidents.show",
+        lambda incident: incident.title,
         is_tenant_owned=False,
     ),
     "services": Subject(

@@ -85,9 +85,14 @@ def format_number(value: float | Decimal | str | None) -> str:
     return numbers.format_decimal(number, locale=_locale.get(), decimal_quantization=False)
 
 
-def format_percent(share: float | Decimal | None) -> str:
-    """A fraction as a percentage with at most one decimal."""
-    return EMPTY_VALUE if share is None else numbers.format_percent(share, "#,##0.#%", locale=_locale.get())
+def format_percent(share: float | Decimal | None, decimals: int = 1) -> str:
+    """A fraction as a percentage.
+
+    decimals: at most so many
+    """
+    if share is None:
+        return EMPTY_VALUE
+    return numbers.format_percent(share, f"#,##0.{'#' * decimals}%", locale=_locale.get())
 
 
 def format_date(value: date | datetime | None, zone: str = "UTC") -> str:

@@ -11,7 +11,7 @@ from saas_api.api_keys import keys
 from saas_api.api_keys import secrets as key_secrets
 from saas_api.core import crypto
 from saas_api.core.settings import setting
-from saas_api.demo import activity, organizations, services, timeline
+from saas_api.demo import activity, organizations, services, status, timeline
 from saas_api.demo.activity import OrganizationActivity
 from saas_api.demo.organizations import PLATFORM, DemoCredentials, DemoLogin
 from saas_api.demo.timeline import Timeline
@@ -91,6 +91,7 @@ def _create_demo(options: dict[str, int]) -> DemoCredentials:
     demo_timeline.run()
     _finish_pending_work([str(item.id) for item in activities])
     services.create_service()
+    status.create_history()
     logins = [login for item in activities for login in item.logins]
     key_texts = {item.organization.name: item.key_text for item in activities}
     return DemoCredentials([*logins, _create_operator(email_suffix)], activities[0].key_text, key_texts, options)

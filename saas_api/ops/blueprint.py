@@ -4,19 +4,20 @@ import secrets
 from itertools import islice
 from uuid import UUID
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, render_template, request
 
 from saas_api.core import clock, request_context
 from saas_api.core import metrics as core_metrics
 from saas_api.core.access import public_page, public_view
 from saas_api.core.db import engine
-from saas_api.core.errors import NotFound
+from saas_api.core.errors import NotFound, ServiceUnavailable
 from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
 from saas_api.core.web import http, pages
 from saas_api.ops import status as ops_status
 from saas_api.ops.metrics import DatabaseMetrics
 from saas_api.providers import mailbox as providers_mailbox
+from saas_api.status.components import STATE_NAMES, ComponentState
 
 bp = Blueprint("ops", __name__)
 bp.record_once(lambda state: state.app.jinja_env.globals.update(has_mailbox=providers_mailbox.is_in_use_for_client))
@@ -72,8 +73,29 @@ def metrics() -> Response:
 @bp.get("/status")
 @public_page
 def status() -> Response:
-    """The status page: current state of each component."""
-    return pages.render_page("public/status.html", parts=ops_status.get_status(), at=clock.now())
+    """The status page: the state of each component, now and on the last 90 days, and incidents."""
+    parts, past = ops_status.get_status(), ops_status.find_history()
+    worst = max((part.state for part in parts), key=list(ComponentState).index)
+    return pages.render_page(
+        "public/status.html", parts=parts, past=past, worst=worst, state_names=STATE_NAMES, at=clock.now()
+    )
+
+
+@bp.get("/status.atom")
+@public_view
+def status_feed() -> Response:
+    """Incidents as an Atom feed (RFC 4287), an entry for each."""
+    past = ops_status.find_history()
+    if past is None:
+        raise ServiceUnavailable
+    text = render_template(
+        "public/status_feed.xml",
+        incidents=past.incidents,
+        url=setting("APP_URL"),
+        at=clock.now(),
+        rfc3339=clock.format_rfc3339,
+    )
+    return Response(text, mimetype="application/atom+xml", headers={"Cache-Control": "public, max-age=60"})
 
 
 @bp.get("/ops/mail")

@@ -1,4 +1,4 @@
-"""The jobs that delete expired rows and make partitions ahead."""
+"""The jobs that delete expired rows, make partitions ahead, and keep the history of the status page."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from sqlalchemy import TextClause, text
 from saas_api.core import clock, idempotency
 from saas_api.core.db import partitions, tenancy
 from saas_api.core.jobs.schedule import DAY, MINUTE, scheduled
+from saas_api.ops import status
 
 PURGE_BATCH_SIZE = 10_000  # a statement is canceled after ten seconds
 _EXPIRED_ROWS = {
@@ -15,6 +16,7 @@ _EXPIRED_ROWS = {
     "service_calls": "bucket_at < now() - interval '90 days'",
     "mails": "finished_at < now() - interval '90 days'",
     "request_log": "at < now() - interval '30 days'",
+    "status_days": "day < current_date - 90",
 }
 
 
@@ -48,6 +50,11 @@ def _delete_batch(statement: TextClause) -> int:
 )
 def purge() -> dict[str, int]:
     return delete_expired_rows()
+
+
+@scheduled("ops.status", every=MINUTE, description="Record in which state each component is, for the status page.")
+def record_status() -> dict[str, int]:
+    return status.record_minute()
 
 
 @scheduled(

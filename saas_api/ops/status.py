@@ -1,7 +1,8 @@
-"""Readiness of the engines, and the state of each component for the status page."""
+"""Readiness of the engines, and the state of each component, now and in the past, for the status page."""
 
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,11 +11,16 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import UnsafeDatabase
 from saas_api.core.limits import direct_connections, limiter
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
+from saas_api.status import history, incidents
+from saas_api.status.components import NAMES, Component, ComponentState
+from saas_api.status.history import ComponentHistory
+from saas_api.status.incidents import Incident
 
 log = get_logger(__name__)
 
@@ -69,14 +75,18 @@ def is_redis_ready() -> bool:
 class ComponentStatus:
     """State of a component.
 
-    state: "ok", "slow" or "down"
     since: beginning of the problem, if known
     """
 
-    name: str
-    state: str
+    component: Component
+    state: ComponentState
     text: str
     since: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """The component as customers know it."""
+        return NAMES[self.component]
 
 
 def get_status() -> list[ComponentStatus]:
@@ -98,35 +108,66 @@ _cached_status, _status_lock = _CachedStatus([], -float(STATUS_CACHE_SECONDS) - 
 
 def _measure() -> list[ComponentStatus]:
     limits_servers = limiter.find_own_servers() or {"Redis": is_redis_ready()}
-    redis_status = (
-        ComponentStatus("Redis", "ok", "Rate limits apply across all processes.")
-        if all(limits_servers.values())
-        else ComponentStatus("Redis", "down", "Rate limits apply per process. No data is lost.")
-    )
     try:
         with tenancy.system_session("ops.status") as session:
             age = BacklogAge(*session.execute(_BACKLOG_AGE).one())
     except SQLAlchemyError:
-        return [ComponentStatus("API", "down", "The database is unavailable. Calls return 503."), redis_status]
+        text = "Requests are answered with 503. Nothing that was accepted is lost."
+        return [ComponentStatus(component, ComponentState.DOWN, text) for component in Component]
     return [
-        ComponentStatus("API", "ok", "Accepting calls."),
-        _backlog_status("Message delivery", age.messages, age.now),
-        _backlog_status("Webhooks", age.webhooks, age.now),
+        _api_status(has_exact_limits=all(limits_servers.values())),
+        _backlog_status(Component.MESSAGES, age.messages, age.now),
+        _backlog_status(Component.WEBHOOKS, age.webhooks, age.now),
         _schedule_status(age),
-        redis_status,
     ]
 
 
-def _backlog_status(name: str, since: datetime | None, now: datetime) -> ComponentStatus:
+def _api_status(*, has_exact_limits: bool) -> ComponentStatus:
+    if has_exact_limits:
+        return ComponentStatus(Component.API, ComponentState.OK, "Requests are accepted.")
+    return ComponentStatus(
+        Component.API, ComponentState.SLOW, "Requests are accepted. Rate limits are counted less exactly."
+    )
+
+
+def _backlog_status(component: Component, since: datetime | None, now: datetime) -> ComponentStatus:
     if since is None or now - since < SLOW_AFTER:
-        return ComponentStatus(name, "ok", "No delays.")
-    state = "slow" if now - since < DOWN_AFTER else "down"
-    return ComponentStatus(name, state, "Deliveries are delayed.", since)
+        return ComponentStatus(component, ComponentState.OK, "No delays.")
+    state = ComponentState.SLOW if now - since < DOWN_AFTER else ComponentState.DOWN
+    return ComponentStatus(component, state, "Deliveries are delayed.", since)
 
 
 def _schedule_status(age: BacklogAge) -> ComponentStatus:
     if age.last_run is None:
-        return ComponentStatus("Scheduled jobs", "slow", "No job has run yet.")
+        return ComponentStatus(Component.JOBS, ComponentState.SLOW, "Nothing has run yet.")
     if age.now - age.last_run < SCHEDULE_STALE_AFTER:
-        return ComponentStatus("Scheduled jobs", "ok", "Jobs run on time.")
-    return ComponentStatus("Scheduled jobs", "down", "Jobs have stopped running.", age.last_run)
+        return ComponentStatus(Component.JOBS, ComponentState.OK, "Everything runs on time.")
+    return ComponentStatus(Component.JOBS, ComponentState.DOWN, "Invoices and reminders are delayed.", age.last_run)
+
+
+@dataclass(frozen=True)
+class StatusHistory:
+    """What the status page shows of the past."""
+
+    components: Mapping[Component, ComponentHistory]
+    incidents: Sequence[Incident]
+
+
+def find_history() -> StatusHistory | None:
+    """Days and incidents of the past; None while the database is away."""
+    try:
+        with tenancy.system_session("ops.status") as session:
+            return StatusHistory(history.list_histories(session, clock.now().date()), incidents.list_incidents(session))
+    except SQLAlchemyError:
+        return None
+
+
+def record_minute() -> dict[str, int]:
+    """Add a minute to the state in which each component is.
+
+    returns: number of components that are not in order
+    """
+    states = {part.component: part.state for part in get_status()}
+    with tenancy.system_session("ops.status") as session:
+        history.record_minute(session, states, clock.now().date())
+    return {"problems": sum(state != ComponentState.OK for state in states.values())}

@@ -11,6 +11,7 @@ DOMAINS = (
     "accounts",
     "webhooks",
     "services",
+    "status",
     "api_keys",
     "usage",
     "billing",

@@ -65,6 +65,7 @@ PUBLIC = {
     "ops.metrics",
     "ops.readyz",
     "ops.status",
+    "ops.status_feed",
     "ops.version",
     "accounts.decline_invitation",
     "payments.receive_event",

@@ -26,12 +26,15 @@ WITHOUT_MODEL = {
     "delivery_counters",
     "external_ids",
     "idempotency_keys",
+    "incident_updates",
+    "incidents",
     "job_runs",
     "mails",
     "mock_checkouts",
     "mock_sends",
     "moved_numbers",
     "organization_cells",
+    "status_days",
 }
 # One row of organization A in each table; {org} is its id, {x} any other id.
 ROWS = {

@@ -29,7 +29,7 @@ NO_PAGES = {
     "/static/": "files of pages",
 }
 """Beginnings of paths that are no pages, and why."""
-FILES = (".csv", ".pdf")
+FILES = (".csv", ".pdf", ".atom")
 SECTIONS = ("sending", "money", "organization", "operator")
 
 _SECTION_OF = {
@@ -54,6 +54,7 @@ _QUERIES = {
     "inv": f"SELECT id FROM invoices WHERE {_OWN} AND state = 'open' ORDER BY total_minor DESC LIMIT 1",
     "lin": f"""SELECT l.id FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id AND i.state = 'open'
       WHERE l.{_OWN} AND l.kind = 'usage' ORDER BY i.total_minor DESC, l.amount_minor DESC LIMIT 1""",
+    "inc": "SELECT id FROM incidents ORDER BY id DESC LIMIT 1",
     "pay": "SELECT id FROM payments ORDER BY created_at DESC LIMIT 1",
     "rfd": "SELECT id FROM refunds ORDER BY created_at DESC LIMIT 1",
     "org": "SELECT CAST(:org AS uuid)",
@@ -75,6 +76,7 @@ _QUERIES = {
 }
 """Queries for the value of an argument, by the prefix of its ids or by its name."""
 _OPERATOR_QUERIES = {
+    "inc": "SELECT id FROM incidents ORDER BY id DESC LIMIT 1",
     "pay": "SELECT id FROM payments WHERE state = 'quarantined' LIMIT 1",
     "usr": "SELECT id FROM users WHERE email LIKE 'alice%'",
 }

@@ -30,7 +30,8 @@ def test_purge_deletes_only_old_rows_in_any_number_of_batches(
     with superuser, superuser.cursor() as cursor:
         cursor.execute(ROWS)
     with app.app_context():
-        assert jobs.purge() == {"idempotency_keys": 0, "job_runs": 3, "mock_sends": 3, "service_calls": 1, "mails": 1}
+        deleted = {table: count for table, count in jobs.purge().items() if count}
+        assert deleted == {"job_runs": 3, "mock_sends": 3, "service_calls": 1, "mails": 1}
         assert set(jobs.purge().values()) == {0}
     with superuser, superuser.cursor() as cursor:
         cursor.execute("SELECT (SELECT count(*) FROM job_runs), (SELECT count(*) FROM mock_sends), count(*) FROM mails")
