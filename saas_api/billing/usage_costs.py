@@ -1,6 +1,6 @@
 """Usage with its cost: reports, time series and the rows of a CSV, for the API and the dashboard."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -18,6 +18,7 @@ from saas_api.billing.rating.bill import RatedPlanVersion, UsageQuantity
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.core import money
 from saas_api.usage import meters, quantities, range_quantities, ranges, reports, request_counts, sources
+from saas_api.usage.meter_file import MeterContent
 from saas_api.usage.range_quantities import RangeQuantity
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.reports import AcceptedCalls, TimeseriesPoint, TimeseriesRange
@@ -120,6 +121,7 @@ class UsageReport:
     total_cost_minor: usage charges of the range, without base amounts
     by_endpoint: by method and route
     by_api_key: by id; None for calls without a key
+    accepted_by_meter: accepted calls by day
     """
 
     days: DateRange
@@ -130,6 +132,7 @@ class UsageReport:
     by_meter: list[MeterUsage] = field(default_factory=list)
     by_dimension: list[DimensionUsage] = field(default_factory=list)
     by_day: dict[date, CallTotals] = field(default_factory=dict)
+    accepted_by_meter: dict[str, Counter[date]] = field(default_factory=dict)
     by_endpoint: dict[tuple[str, str], CallTotals] = field(default_factory=dict)
     by_api_key: dict[UUID | None, CallTotals] = field(default_factory=dict)
     key_names: Mapping[UUID, str] = field(default_factory=dict)
@@ -163,14 +166,16 @@ def usage_report(
     *,
     meter: str | None = None,
     is_billed: bool = True,
+    by_code: Mapping[str, MeterContent] | None = None,
 ) -> UsageReport:
     """Usage of a range. Calls in test mode cost nothing.
 
     mode: "live" or "test"
     meter: of the calls; refused calls have none and are counted without it only
     is_billed: calculate `total_cost_minor` and included quantities, too
+    by_code: all meters, where the caller has read them
     """
-    pricing, by_code = _get_pricing(session, organization_id), meters.all_meters(session)
+    pricing, by_code = _get_pricing(session, organization_id), by_code or meters.all_meters(session)
     report = UsageReport(days, pricing.currency, mode, by_day={day: CallTotals() for day in days})
     report.by_endpoint, report.by_api_key = defaultdict(CallTotals), defaultdict(CallTotals)
     by_meter = {code: MeterUsage(code, by_code[code].unit) for code in by_code}
@@ -187,6 +192,7 @@ def usage_report(
             usage.cost += cost
         if row.aggregation != "sum":
             exact_meters.add(row.meter)
+        report.accepted_by_meter.setdefault(row.meter, Counter())[row.day] += row.requests
         for totals in report.totals_of(row.day, sources.get_endpoint(row.source), row.api_key_id):
             totals.success_count += row.requests
             totals.cost += cost

@@ -35,17 +35,24 @@ def current_zone() -> str:
     return organizations.get_organization(engine.session(), current_organization_id()).timezone
 
 
+def find_account() -> BillingAccount | None:
+    """Returns the organization's account as `running_period.find_account`, read once in a request."""
+    if g.get("billing_account") is None:
+        g.billing_account = running_period.find_account(engine.session(), current_organization_id(), clock.now())
+    account: BillingAccount | None = g.billing_account
+    return account
+
+
 def current_account() -> BillingAccount:
     """Returns the organization's account with its current period, and creates them where they are missing.
 
     raises: NoCurrentPeriod
     """
-    now = clock.now()
-    account = running_period.find_account(engine.session(), current_organization_id(), now)
+    account = find_account()
     if account is None:
         periods.ensure_account(engine.session(), current_organization_id())
-        periods.ensure_period(engine.session(), current_organization_id(), now)
-        account = running_period.find_account(engine.session(), current_organization_id(), now)
+        periods.ensure_period(engine.session(), current_organization_id(), clock.now())
+        account = find_account()
     if account is None:
         raise NoCurrentPeriod
     return account

@@ -1,8 +1,9 @@
 """The home page: onboarding, figures, keys, failures, unpaid invoices and the live chart."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -19,17 +20,19 @@ from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.settings import setting
 from saas_api.core.web import charts, pages
-from saas_api.core.web.charts import ChartPoint
+from saas_api.core.web.charts import Chart, ChartPoint
 from saas_api.core.web.pages import HTMX_STOP_POLLING
-from saas_api.dashboard import context, navigation, running_period
+from saas_api.dashboard import context, navigation, requests, running_period
 from saas_api.dashboard.running_period import CurrentPeriod
 from saas_api.usage import meters, request_counts
 from saas_api.usage.ranges import DateRange
+from saas_api.usage.request_counts import CallStatistics
 
 bp = Blueprint("home", __name__)
 
 MAX_ROWS = 5
 LIVE_MINUTES = 60
+STATISTICS_HOURS = 24
 
 _STEPS = text("""
 SELECT EXISTS (SELECT FROM api_keys k WHERE k.organization_id = :org) AS has_key,
@@ -51,18 +54,15 @@ SELECT k.id, k.name, k.mode, s.hint || '…' || s.last_four AS masked, k.last_us
  WHERE k.organization_id = :org AND k.mode = :mode
  ORDER BY k.revoked_at IS NOT NULL, k.last_used_at DESC NULLS LAST, k.id DESC LIMIT :limit
 """)
-_FAILURES = text("""
-SELECT id, accepted_at, recipient, channel, error_code FROM (
-    SELECT id, accepted_at, recipient, channel, error_code, status, mode FROM messages
-     WHERE organization_id = :org ORDER BY accepted_at DESC, id DESC LIMIT 500) latest
- WHERE mode = :mode AND status = 'failed' ORDER BY accepted_at DESC, id DESC LIMIT :limit
-""")
 _DELIVERY = text("""
-SELECT count(*), count(*) FILTER (WHERE status IN ('sent', 'delivered')), count(*) FILTER (WHERE status = 'failed')
-  FROM (
-    SELECT status, mode FROM messages
-     WHERE organization_id = :org ORDER BY accepted_at DESC, id DESC LIMIT 500) latest
- WHERE mode = :mode
+WITH latest AS (SELECT id, accepted_at, recipient, channel, error_code, status, mode FROM messages
+  WHERE organization_id = :org ORDER BY accepted_at DESC, id DESC LIMIT 500),
+own AS MATERIALIZED (SELECT * FROM latest WHERE mode = :mode),
+failed AS (SELECT id, accepted_at, recipient, channel, error_code FROM own
+  WHERE status = 'failed' ORDER BY accepted_at DESC, id DESC LIMIT :limit)
+SELECT counts.*, failed.* FROM (SELECT count(*), count(*) FILTER (WHERE status IN ('sent', 'delivered')),
+    count(*) FILTER (WHERE status = 'failed') FROM own) counts (messages, delivered, failed)
+  LEFT JOIN failed ON true ORDER BY failed.accepted_at DESC, failed.id DESC
 """)
 _UNPAID = text("""
 SELECT i.id, i.number, i.due_minor, i.currency, i.due_at, coalesce(p.timezone, 'UTC') FROM invoices i
@@ -128,11 +128,13 @@ class DeliveryRate:
     """How many of the newest messages were sent or delivered, and how many failed.
 
     messages: the newest ones, those without a result included
+    failures: the newest failed ones
     """
 
     messages: int
     delivered: int
     failed: int
+    failures: Sequence[FailedMessage]
 
     @property
     def share(self) -> Decimal | None:
@@ -164,15 +166,11 @@ def list_recent_keys(session: Session, organization_id: UUID, mode: str) -> Sequ
     return [RecentKey(*row) for row in session.execute(_KEYS, values)]
 
 
-def list_failures(session: Session, organization_id: UUID, mode: str) -> Sequence[FailedMessage]:
-    """Returns the newest failed messages among the last five hundred."""
-    values = {"org": organization_id, "mode": mode, "limit": MAX_ROWS}
-    return [FailedMessage(*row) for row in session.execute(_FAILURES, values)]
-
-
 def get_delivery_rate(session: Session, organization_id: UUID, mode: str) -> DeliveryRate:
     """Returns the results of the last five hundred messages."""
-    return DeliveryRate(*session.execute(_DELIVERY, {"org": organization_id, "mode": mode}).one())
+    rows = session.execute(_DELIVERY, {"org": organization_id, "mode": mode, "limit": MAX_ROWS}).all()
+    failures = [FailedMessage(*row[3:]) for row in rows if row.id is not None]
+    return DeliveryRate(rows[0].messages, rows[0].delivered, rows[0].failed, failures)
 
 
 def list_unpaid_invoices(session: Session, organization_id: UUID) -> Sequence[UnpaidInvoice]:
@@ -189,34 +187,85 @@ def messages_per_minute(
     return [(minute, int(count)) for minute, count in session.execute(_LIVE, values)]
 
 
+@dataclass(frozen=True)
+class Figures:
+    """The figures at the top of the page.
+
+    days, series: of accepted calls by day and meter, twice DAYS days
+    accepted, before: accepted calls of the last DAYS days and of those before
+    statistics: of the calls of the last 24 hours; since: when these begin
+    running: None in test mode
+    """
+
+    days: DateRange
+    series: Mapping[Any, list[UsagePoint]]
+    accepted: int
+    before: int
+    delivery: DeliveryRate
+    statistics: CallStatistics
+    since: datetime
+    running: CurrentPeriod | None
+    keys: Sequence[RecentKey]
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether the organization sends messages; without any call they are an example."""
+        return self.delivery.messages > 0 or not self.series
+
+
+def _read_figures() -> Figures:
+    session, now = engine.session(), clock.now()
+    organization_id, mode = context.current_organization_id(), g.principal.mode
+    days = _last_days(2 * DAYS, now, context.current_zone())
+    series = usage_costs.usage_series(session, organization_id, days, _range(mode))
+    before, accepted = (_requests(series, part) for part in (_previous_period, _recent))
+    since = now.replace(second=0, microsecond=0) - timedelta(hours=STATISTICS_HOURS)
+    statistics = request_counts.call_statistics(session, organization_id, mode, [since], now + timedelta(minutes=1))
+    is_live = mode == KeyMode.LIVE
+    return Figures(
+        days,
+        series,
+        accepted,
+        before,
+        get_delivery_rate(session, organization_id, mode),
+        statistics[0],
+        since,
+        running_period.get_current_period(session, context.current_account(), now) if is_live else None,
+        list_recent_keys(session, organization_id, mode),
+    )
+
+
+def _figures_context() -> dict[str, Any]:
+    figures = _read_figures()
+    log_url = functools.partial(requests.log_url, since=figures.since.isoformat(), mode=g.principal.mode)
+    return {"figures": figures, "log_url": log_url}
+
+
 @bp.get("")
 @require_permission("organization:read")
 def index() -> Any:
     """Show the home page."""
-    principal, zone = g.principal, navigation.get_layout().organization.timezone
-    now, is_live = clock.now(), principal.mode == KeyMode.LIVE
-    days = _last_days(2 * DAYS, now, zone)
-    series = usage_costs.usage_series(engine.session(), principal.organization_id, days, _range(principal.mode))
-    refused = request_counts.refused_calls(engine.session(), principal.organization_id, days, principal.mode)
-    keys = list_recent_keys(engine.session(), principal.organization_id, principal.mode)
-    delivery = get_delivery_rate(engine.session(), principal.organization_id, principal.mode)
+    principal, zone, now = g.principal, navigation.get_layout().organization.timezone, clock.now()
+    shown = _figures_context()
+    figures: Figures = shown["figures"]
+    is_live = principal.mode == KeyMode.LIVE
     return pages.render_page(
         "dashboard/home.html",
         steps=_steps(),
-        figures=_figures(days, series, refused),
-        delivery=delivery,
-        has_messages=delivery.messages > 0 or not series,  # without any call they are an example
-        chart=_chart(days, series, zone),
-        running=running_period.get_current_period(engine.session(), context.current_account(), now)
-        if is_live
-        else None,
-        keys=keys,
-        failures=list_failures(engine.session(), principal.organization_id, principal.mode),
+        chart=_chart(figures, zone),
         unpaid=list_unpaid_invoices(engine.session(), principal.organization_id) if is_live else (),
         live=messages_per_minute(engine.session(), principal.organization_id, principal.mode, now),
         zone=zone,
         url=setting("APP_URL"),
+        **shown,
     )
+
+
+@bp.get("/figures")
+@require_permission("organization:read")
+def live_figures() -> Response:
+    """Show the figures; the home page polls this fragment."""
+    return pages.render_page("dashboard/home_figures.html", **_figures_context())
 
 
 @bp.get("/live")
@@ -266,15 +315,6 @@ def _steps() -> list[dict[str, Any]] | None:
     return [{"text": label, "href": href, "is_done": is_done, "note": ""} for label, href, is_done, _ in allowed]
 
 
-def _figures(days: DateRange, series: Mapping[Any, list[UsagePoint]], refused: Any) -> dict[str, int]:
-    border = days.last - timedelta(days=DAYS)
-    previous_accepted, accepted = (_requests(series, part) for part in (_previous_period, _recent))
-    return {
-        "requests": accepted + sum(row.requests for row in refused if row.day > border),
-        "before": previous_accepted + sum(row.requests for row in refused if row.day <= border),
-    }
-
-
 def _requests(series: Mapping[Any, list[UsagePoint]], part: Callable[[list[UsagePoint]], list[UsagePoint]]) -> int:
     return sum(point.requests for points in series.values() for point in part(points))
 
@@ -287,18 +327,20 @@ def _recent(points: list[UsagePoint]) -> list[UsagePoint]:
     return points[DAYS:]
 
 
-def _chart(days: DateRange, series: Mapping[Any, list[UsagePoint]], zone: str) -> Any:
+def _chart(figures: Figures, zone: str) -> Chart:
+    days, series = figures.days, figures.series
     by_code = meters.all_meters(engine.session())
     columns = {str(code): [point.requests for point in _recent(points)] for code, points in series.items()}
     names, values = charts.meter_series(columns, {code: meter.name for code, meter in by_code.items()}, DAYS)
     recent_days = [day for day in days if day > days.last - timedelta(days=DAYS)]
     points: list[ChartPoint] = list(zip(map(formatting.format_day, recent_days), *values, strict=True))
-    before = _requests(series, _previous_period)
-    return charts.bar_chart("messages", f"Accepted calls per day ({zone})", points, series=names, previous=before)
+    title = f"Accepted calls per day ({zone})"
+    chart = charts.bar_chart("messages", title, points, series=names, previous=figures.before)
+    return charts.with_links(chart, lambda first, last: _bar_url(recent_days[first], recent_days[last]))
 
 
-def _get_current_period(now: datetime) -> CurrentPeriod:
-    return running_period.get_current_period(engine.session(), context.current_account(), now)
+def _bar_url(first: date, last: date) -> str:
+    return requests.log_url(start_date=first, end_date=last, mode=g.principal.mode)
 
 
 def _range(mode: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Pages of API keys: list, detail, create, update, rotate, revoke."""
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from saas_api.api_keys.schemas import KeyIn, KeysQuery, KeyUpdate, RotateKeyIn
 from saas_api.billing import plans, service_terms
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.billing.usage_costs import CallTotals
-from saas_api.core import access, brand, clock, formatting, time_zones
+from saas_api.core import access, brand, clock, formatting, ids, time_zones
 from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
@@ -30,14 +31,16 @@ from saas_api.core.web import charts, forms, pages
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import PAGE_SIZE
-from saas_api.dashboard import context
-from saas_api.usage import ranges, reports, request_counts, sources
+from saas_api.dashboard import context, requests
+from saas_api.usage import ranges, reports, request_counts, request_log, sources
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.reports import TimeseriesRange
+from saas_api.usage.request_log import RequestFilter
 
 bp = Blueprint("keys", __name__)
 
 KEY_AUDIT_ACTIONS = 20
+KEY_REQUESTS = 10
 _PLATFORM, _GONE = "System", "A former member"
 
 
@@ -305,10 +308,28 @@ def show(key_id: UUID, form: Form | None = None) -> Response:
         maker=get_key_creators(engine.session(), context.current_organization_id(), [key_id])[key_id],
         use=usage,
         chart=_chart(usage, days),
+        **_requests_context(key, days),
         secrets=list_active_secrets(engine.session(), context.current_organization_id(), key_id, clock.now()),
         acts=list_key_audit(engine.session(), context.current_organization_id(), key_id) if can_read_audit else None,
         zone=days.zone.key,
     )
+
+
+def _requests_context(key: KeyView, days: DateRange) -> dict[str, Any]:
+    """What the page shows of a key's requests: errors and latency, the newest ones and links to the log.
+
+    days: of the errors and latency
+    """
+    organization_id, filters = context.current_organization_id(), RequestFilter(api_key_id=key.id)
+    statistics = request_counts.call_statistics(
+        engine.session(), organization_id, key.mode, [days.starts_at], days.ends_at, api_key_id=key.id
+    )
+    log_filters = {"api_key_id": ids.format_id("key", key.id), "mode": key.mode, **requests.range_filters(days)}
+    return {
+        "statistics": statistics[0],
+        "log_url": functools.partial(requests.log_url, **log_filters),
+        "requests": request_log.list_latest(engine.session(), organization_id, filters, limit=KEY_REQUESTS),
+    }
 
 
 @bp.get('/api-keys/<id("key"):key_id>/edit')

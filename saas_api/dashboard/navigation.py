@@ -17,7 +17,7 @@ from saas_api.core import access, brand, clock
 from saas_api.core.access import KeyMode, NoOrganization
 from saas_api.core.db import engine
 from saas_api.core.roles import MemberRole
-from saas_api.dashboard import running_period
+from saas_api.dashboard import context
 from saas_api.providers import mailbox
 
 _STATE = text("""
@@ -175,7 +175,7 @@ def _unpaid(state: OrganizationState) -> Banner | None:
 
 def _spend_cap() -> Banner | None:
     session, now = engine.session(), clock.now()
-    account = running_period.find_account(session, g.principal.organization_id, now)
+    account = context.find_account()
     if account is None or not spend_cap.is_cap_reached(session, account.profile, account.period, account.stages, now):
         return None
     text = "Calls that would exceed it are rejected until you raise the cap or the next period starts."

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response, g, request, url_for
 from marshmallow import fields, validate
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -24,6 +24,7 @@ from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
 from saas_api.dashboard import context
 from saas_api.usage import request_counts, request_log
 from saas_api.usage.models import LoggedRequest
+from saas_api.usage.ranges import DateRange, HourRange
 from saas_api.usage.request_log import DAYS_KEPT, RequestFilter
 from saas_api.usage.schemas import LoggedRequestOut, RequestsQuery
 
@@ -31,8 +32,9 @@ bp = Blueprint("requests", __name__)
 
 STATUS_TABS = (
     ("All", ""),
+    ("Errors", request_log.ERROR),
     ("Succeeded", "2xx"),
-    ("Client errors", "4xx"),
+    ("Rejected", request_log.REJECTED),
     ("Rate limited", "429"),
     ("Server errors", "5xx"),
 )
@@ -53,6 +55,18 @@ class RequestFilters(RequestsQuery):
     until = Timestamp(load_default=None)
     after = Timestamp(load_default=None)
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
+
+
+def log_url(**filters: Any) -> str:
+    """URL of the log with filters, of which None leaves one out."""
+    return url_for("dashboard.requests.index", **filters)
+
+
+def range_filters(days: DateRange) -> dict[str, str]:
+    """The filters for the requests of a range of usage."""
+    if isinstance(days, HourRange):
+        return {"since": days.starts_at.isoformat(), "until": days.ends_at.isoformat()}
+    return {"start_date": str(days.first), "end_date": str(days.last)}
 
 
 @bp.get("/logs")

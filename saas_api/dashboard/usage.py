@@ -1,5 +1,6 @@
 """The usage page: calls by endpoint, key and day, the current period, charts and CSV."""
 
+import functools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,11 +30,12 @@ from saas_api.core.settings import setting
 from saas_api.core.web import charts, forms, pages
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import Form
-from saas_api.dashboard import context, meter_usage, running_period
-from saas_api.usage import meters, ranges, reports
+from saas_api.dashboard import context, meter_usage, requests, running_period
+from saas_api.usage import meters, ranges, reports, request_counts
 from saas_api.usage.meter_file import MeterContent
-from saas_api.usage.ranges import DateRange, InvalidDateRange
+from saas_api.usage.ranges import DateRange, HourRange, InvalidDateRange
 from saas_api.usage.reports import TimeseriesRange
+from saas_api.usage.request_counts import CallStatistics
 
 bp = Blueprint("usage", __name__)
 
@@ -61,24 +63,6 @@ USAGE_CSV_COLUMNS = {
     "meter": ("meter", "unit", "requests", "quantity", "included", "overage", "cost", "currency"),
     "period": ("meter", "unit", "quantity", "included", "overage", "amount", "currency"),
 }
-
-
-@dataclass(frozen=True)
-class HourRange(DateRange):
-    """Whole local hours, on the days that they touch."""
-
-    begins: datetime
-    ends: datetime
-
-    @property
-    def starts_at(self) -> datetime:
-        """First instant of the first hour."""
-        return self.begins
-
-    @property
-    def ends_at(self) -> datetime:
-        """First instant after the last hour."""
-        return self.ends
 
 
 @dataclass(frozen=True)
@@ -157,8 +141,9 @@ def _period(session: Session, organization_id: UUID, now: datetime, zone: ZoneIn
     return DateRange(row.starts_at.astimezone(zone).date(), ends.astimezone(zone).date(), zone)
 
 
-def get_call_series(session: Session, organization_id: UUID, days: DateRange, mode: str) -> CallSeries:
-    """Returns accepted calls by hour for at most two days, by day otherwise, including empty ones."""
+def get_call_series(session: Session, organization_id: UUID, report: UsageReport) -> CallSeries:
+    """Returns the accepted calls of a report by hour for at most two days, by day otherwise, including empty ones."""
+    days, mode = report.days, report.mode
     length = (days.last - days.first).days + 1
     interval = "hour" if length <= 2 else "day"
     starts = ranges.bucket_starts(days, interval)
@@ -166,6 +151,10 @@ def get_call_series(session: Session, organization_id: UUID, days: DateRange, mo
         earlier = days.begins - (days.ends - days.begins)
     else:
         earlier = ranges.day_start(max(days.first - timedelta(days=length), _EARLIEST), days.zone)
+    if interval == "day":
+        by_day = {code: [counts[day] for day in days] for code, counts in report.accepted_by_meter.items()}
+        before = reports.count_accepted(session, organization_id, earlier, starts[0], mode)
+        return CallSeries(interval, starts, by_day, before)
     calls_by_meter: dict[str, list[int]] = {}
     before = 0
     span = TimeseriesRange([earlier, *starts], days.ends_at, [], None, mode)
@@ -285,7 +274,7 @@ def index() -> Response:
         return _period_rows(view, is_table=bool(query["format"]))
     if query["meter"]:
         return _meter_rows(view, days, by_code[query["meter"]], is_table=bool(query["format"]))
-    report = usage_costs.usage_report(engine.session(), g.principal.organization_id, days, view.mode)
+    report = usage_costs.usage_report(engine.session(), g.principal.organization_id, days, view.mode, by_code=by_code)
     if query["format"]:
         return _table(report, view.tab, view.mode)
     return _render(view, report)
@@ -342,14 +331,22 @@ def _meter_rows(view: _View, days: DateRange, meter: MeterContent, *, is_table: 
 
 def _render(view: _View, report: UsageReport) -> Response:
     days, now, organization_id = report.days, clock.now(), g.principal.organization_id
-    chart = call_chart(get_call_series(engine.session(), organization_id, days, view.mode), days, view.by_code)
+    calls = get_call_series(engine.session(), organization_id, report)
+    statistics = request_counts.call_statistics(
+        engine.session(), organization_id, view.mode, calls.starts, days.ends_at
+    )
     return pages.render_page(
         TEMPLATE,
         form=_filled(view.form),
         tab=view.tab,
         report=report,
         rows=_rows(report, view.tab, view.by_code),
-        chart=chart,
+        chart=charts.with_links(
+            call_chart(calls, days, view.by_code), lambda first, last: _bar_url(calls, days, view.mode, first, last)
+        ),
+        statistics=request_counts.sum_statistics(statistics),
+        latency_chart=latency_chart(calls, days, statistics),
+        log_url=functools.partial(requests.log_url, **requests.range_filters(days), mode=view.mode),
         limit=get_rate_limit_usage(engine.session(), organization_id, view.mode, now),
         range_label=_format_range(days),
         app_url=setting("APP_URL"),
@@ -427,6 +424,23 @@ def call_chart(calls: CallSeries, days: DateRange, by_code: Mapping[str, MeterCo
     title = f"Accepted calls per {calls.interval}, by meter ({days.zone.key})"
     points = list(zip(_labels(calls, days), *values, strict=True))
     return charts.bar_chart("usage", title, points, series=names, x_name=calls.interval, previous=calls.before)
+
+
+def latency_chart(calls: CallSeries, days: DateRange, statistics: Sequence[CallStatistics]) -> Chart:
+    """Returns the chart of the latency that 95 % of the calls did not exceed, over the points of the calls."""
+    values = [round(point.percentile_ms(95) or 0) for point in statistics]
+    title = f"95th percentile of latency per {calls.interval}, in milliseconds ({days.zone.key})"
+    points = list(zip(_labels(calls, days), values, strict=True))
+    return charts.level_chart("latency", title, points, name="p95, ms", x_name=calls.interval)
+
+
+def _bar_url(calls: CallSeries, days: DateRange, mode: str, first: int, last: int) -> str:
+    """The requests of the log from the time of a bar."""
+    if calls.interval == "day":
+        first_day, last_day = (calls.starts[n].astimezone(days.zone).date() for n in (first, last))
+        return requests.log_url(**requests.range_filters(DateRange(first_day, last_day, days.zone)), mode=mode)
+    ends_at = calls.starts[last + 1] if last + 1 < len(calls.starts) else days.ends_at
+    return requests.log_url(since=calls.starts[first].isoformat(), until=ends_at.isoformat(), mode=mode)
 
 
 def _labels(calls: CallSeries, days: DateRange) -> list[str]:

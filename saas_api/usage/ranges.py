@@ -46,6 +46,24 @@ class DateRange:
         return (self.first + timedelta(days=n) for n in range((self.last - self.first).days + 1))
 
 
+@dataclass(frozen=True)
+class HourRange(DateRange):
+    """Whole local hours, on the days that they touch."""
+
+    begins: datetime
+    ends: datetime
+
+    @property
+    def starts_at(self) -> datetime:
+        """First instant of the first hour."""
+        return self.begins
+
+    @property
+    def ends_at(self) -> datetime:
+        """First instant after the last hour."""
+        return self.ends
+
+
 def day_start(day: date, zone: ZoneInfo) -> datetime:
     """First instant of a local day, in UTC; the first that exists where a time zone change skips midnight."""
     return datetime.combine(day, time(), zone).astimezone(UTC)

@@ -98,6 +98,21 @@ def _key(row: AcceptedCalls) -> tuple[Any, ...]:
     return row.day, row.meter, row.source, row.api_key_id, row.segment, str(row.dimensions)
 
 
+_LIVE_COUNT = text(f"""WITH live AS ({LIVE_USAGE_SQL})
+SELECT coalesce(sum(event_count), 0)::bigint FROM live WHERE bucket_at >= :starts_at AND bucket_at < :ends_at""")
+_TEST_COUNT = text("""SELECT count(*) FROM test_usage_events
+WHERE organization_id = :organization_id AND occurred_at >= :starts_at AND occurred_at < :ends_at""")
+
+
+def count_accepted(session: Session, organization_id: UUID, starts_at: datetime, ends_at: datetime, mode: str) -> int:
+    """Number of accepted calls of hours that begin within a time.
+
+    mode: "live" or "test"
+    """
+    values = {"organization_id": organization_id, "starts_at": starts_at, "ends_at": ends_at}
+    return int(session.execute(_LIVE_COUNT if mode == KeyMode.LIVE else _TEST_COUNT, values).scalar_one())
+
+
 _LIVE_METERS = text(f"""WITH live AS ({LIVE_USAGE_SQL})
 SELECT DISTINCT meter_code FROM live WHERE bucket_at >= :starts_at AND bucket_at < :ends_at""")
 _TEST_METERS = text("""SELECT DISTINCT meter_code FROM test_usage_events

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -70,6 +71,77 @@ def count_refused(
         {"organization_id": organization_id, "starts_at": starts_at, "ends_at": ends_at},
     )
     return dict(rows.all())
+
+
+@dataclass(frozen=True)
+class CallStatistics:
+    """Calls of a time with their errors and latency.
+
+    errors: answered with a status of 400 or above
+    latency: calls by bucket of `latency_bucket`; without those whose latency is not known
+    """
+
+    requests: int = 0
+    errors: int = 0
+    latency: tuple[int, ...] = (0,) * LATENCY_BUCKETS
+
+    @property
+    def error_share(self) -> Decimal | None:
+        """The fraction of the calls that failed; None without calls."""
+        return Decimal(self.errors) / self.requests if self.requests else None
+
+    def percentile_ms(self, percent: int) -> Decimal | None:
+        """The latency in milliseconds that a percentage of the calls does not exceed; None where none is known.
+
+        It lies within its bucket as if the calls of the bucket were spread evenly.
+        """
+        rank = Decimal(sum(self.latency) * percent) / 100
+        below = 0
+        for bucket, count in enumerate(self.latency):
+            if count and below + count >= rank:
+                first, end = (1 << bucket) // 2, 1 << bucket
+                return first + (end - first) * (rank - below) / count
+            below += count
+        return None
+
+
+def sum_statistics(points: Iterable[CallStatistics]) -> CallStatistics:
+    """The statistics of several times together."""
+    requests, errors, latency = 0, 0, [0] * LATENCY_BUCKETS
+    for point in points:
+        requests, errors = requests + point.requests, errors + point.errors
+        latency = [sum(pair) for pair in zip(latency, point.latency, strict=True)]
+    return CallStatistics(requests, errors, tuple(latency))
+
+
+_STATISTICS = text(f"""
+SELECT width_bucket(bucket_at, CAST(:starts AS timestamptz[])) - 1, sum(requests)::bigint,
+  coalesce(sum(requests) FILTER (WHERE status >= 400), 0)::bigint,
+  {", ".join(f"coalesce(sum(latency[{n}]), 0)" for n in range(1, LATENCY_BUCKETS + 1))}
+FROM request_counts WHERE organization_id = :organization_id AND mode = :mode
+  AND bucket_at >= :starts_at AND bucket_at < :ends_at
+  AND (CAST(:api_key_id AS uuid) IS NULL OR api_key_id = :api_key_id) GROUP BY 1""")
+
+
+def call_statistics(
+    session: Session,
+    organization_id: UUID,
+    mode: str,
+    starts: Sequence[datetime],
+    ends_at: datetime,
+    *,
+    api_key_id: UUID | None = None,
+) -> list[CallStatistics]:
+    """Statistics of the calls under keys of one mode, from each of several rising instants to the next.
+
+    api_key_id: of one key only
+    """
+    points = [CallStatistics()] * len(starts)
+    values = {"organization_id": organization_id, "mode": mode, "starts": list(starts), "api_key_id": api_key_id}
+    values |= {"starts_at": starts[0], "ends_at": ends_at}
+    for point, requests, errors, *latency in session.execute(_STATISTICS, values):
+        points[point] = CallStatistics(requests, errors, tuple(latency))
+    return points
 
 
 def list_endpoints(session: Session, organization_id: UUID, since: datetime) -> Sequence[tuple[str, str]]:

@@ -20,6 +20,10 @@ from saas_api.usage.models import LoggedRequest
 from saas_api.usage.ranges import InvalidDateRange
 
 DAYS_KEPT = 30
+ERROR = "error"
+"""Statuses of 400 and above."""
+REJECTED = "rejected"
+"""Statuses from 400 to 499 but 429, as usage counts rejected calls."""
 MAX_COUNTED = 100
 MAX_TEXT_LENGTH = 500
 """Of paths and error messages."""
@@ -57,12 +61,12 @@ class NewRequest:
 class RequestFilter:
     """Which requests a list has; None for any.
 
-    status: a status such as 429, or a class of them by its first digit, such as 4
+    status: a status such as "429", a class such as "4xx", ERROR or REJECTED
     since, until: the second is exclusive
     """
 
     mode: str | None = None
-    status: int | None = None
+    status: str | None = None
     error_code: str | None = None
     api_key_id: UUID | None = None
     method: str | None = None
@@ -86,15 +90,23 @@ class RequestFilter:
         }
         found = [log.organization_id == organization_id]
         found += [column == value for column, value in equal.items() if value is not None]
-        if self.status is not None and self.status < 100:
-            found.append(log.status.between(self.status * 100, self.status * 100 + 99))
-        elif self.status is not None:
-            found.append(log.status == self.status)
+        if self.status is not None:
+            first, last = _status_range(self.status)
+            found.append(log.status.between(first, last))
+        if self.status == REJECTED:
+            found.append(log.status != 429)
         if self.since:
             found.append(log.at >= self.since)
         if self.until:
             found.append(log.at < self.until)
         return found
+
+
+def _status_range(status: str) -> tuple[int, int]:
+    if status == ERROR:
+        return 400, 599
+    group = "4xx" if status == REJECTED else status
+    return int(group.replace("x", "0")), int(group.replace("x", "9"))
 
 
 def parse_filter(query: Mapping[str, Any], zone: str) -> RequestFilter:

@@ -1,8 +1,5 @@
 """Shapes of logged requests in queries and responses."""
 
-from typing import Any
-
-import marshmallow as ma
 from marshmallow import fields, validate
 
 from saas_api.core.access import KeyMode
@@ -17,8 +14,11 @@ class RequestsQuery(PageQuery):
 
     status = fields.String(
         load_default=None,
-        validate=validate.Regexp("^[1-5](xx|[0-9]{2})$", error='Not a status such as "429" or "4xx".'),
-        metadata={"description": "a status such as `429`, or a class such as `4xx`"},
+        validate=validate.Regexp("^(error|rejected|[1-5](xx|[0-9]{2}))$", error='Not a status such as "429" or "4xx".'),
+        metadata={
+            "description": "a status such as `429`, a class such as `4xx`, `error` for 400 and above, or "
+            "`rejected` for 4xx but 429"
+        },
     )
     error_code = Text(load_default=None, maximum=100)
     api_key_id = PrefixedId("key", load_default=None)
@@ -28,11 +28,6 @@ class RequestsQuery(PageQuery):
     request_id = Text(load_default=None, maximum=64)
     start_date = DateField(load_default=None)
     end_date = DateField(load_default=None)
-
-    @ma.post_load
-    def _parse_status(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
-        status = data["status"]
-        return data if status is None else {**data, "status": int(status.removesuffix("xx"))}
 
 
 class LoggedRequestOut(StrictSchema):

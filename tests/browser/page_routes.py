@@ -17,6 +17,7 @@ NO_PAGES = {
     "/api/": "the API answers JSON",
     "/apidocs/index.html": "leads to the reference",
     "/dashboard/first-steps": "a part of the home page, asked for by its poll",
+    "/dashboard/figures": "the same",
     "/dashboard/live": "the same",
     "/docs/assets/": "files of the reference",
     "/docs/explorer/": "documents of services; tested in test_reference",

@@ -157,6 +157,66 @@ def test_csv_has_the_fields_of_the_api_and_is_limited(
     assert browser.open(f"{LOGS}?format=csv").status_code == 422
 
 
+def test_figures_of_usage_lead_to_their_requests(alice: User, client: FlaskClient, browser: Browser) -> None:
+    key_id, _ = create_key(client, alice)
+    ids = {status: record_request(alice, status, key=key_id) for status in (202, 422, 429, 500)}
+    expected = {
+        "Rejected": {ids[422]},
+        "Rate limited": {ids[429]},
+        "Error rate": {ids[422], ids[429], ids[500]},
+    }
+    for path in ("/dashboard/usage", "/dashboard/usage?range=24h", f"/dashboard/api-keys/{key_id}"):
+        page = browser.open(path).text
+        links = {label: href for href, label in re.findall(r'stat-label"><a href="([^"]+)">([^<]+)</a>', page)}
+        for label, requests_of_label in expected.items():
+            assert set(follow(browser, links[label])) == requests_of_label, (path, label)
+        assert re.search(r'<td data-th="Rejected" class="num"><a href="[^"]+">1</a>', page), path
+    page = browser.open("/dashboard").text
+    found = re.search(r'<a href="([^"]+)">Error rate, 24 hours</a></p><p class="stat-value">75%<', page)
+    assert found is not None
+    assert set(follow(browser, found[1])) == expected["Error rate"]
+
+
+def test_bars_of_usage_lead_to_the_requests_of_their_time(alice: User, browser: Browser) -> None:
+    request_id = record_request(alice, 422)
+    for path in ("/dashboard/usage", "/dashboard/usage?range=24h", "/dashboard"):
+        links = re.findall(r'<a class="bucket" href="([^"]+)"', browser.open(path).text)
+        assert any(request_id in follow(browser, link) for link in links[-2:]), path  # an hour or a day may begin
+        assert request_id not in follow(browser, links[0]), path
+
+
+def test_latency_and_errors_are_shown_where_calls_are(client: FlaskClient, alice: User, browser: Browser) -> None:
+    key_id, _ = create_key(client, alice)
+    for status in (202, 202, 202, 500):
+        record_request(alice, status, key=key_id)  # each takes 1.5 ms
+    for path in ("/dashboard/usage", f"/dashboard/api-keys/{key_id}"):
+        page = browser.open(path).text
+        figures = re.findall(r'stat-label">(?:<a[^>]*>)?([^<]+)(?:</a>)?</p><p class="stat-value">([^<]+)<', page)
+        assert {("Error rate", "25%"), ("Median latency", "2 ms"), ("p95 latency", "2 ms")} <= set(figures)
+    assert "95th percentile of latency per day" in browser.open("/dashboard/usage").text
+
+
+def test_figures_of_the_home_page_update_by_themselves(alice: User, browser: Browser) -> None:
+    assert 'hx-get="/dashboard/figures"' in browser.open("/dashboard").text
+    record_request(alice, 500)
+    fragment = browser.open("/dashboard/figures", **HTMX).text
+    assert "1 of 1 request" in fragment
+    assert "<html" not in fragment
+
+
+def test_key_page_lists_the_latest_requests_of_the_key(client: FlaskClient, alice: User, browser: Browser) -> None:
+    key_id, _ = create_key(client, alice)
+    own, other = record_request(alice, 422, key=key_id), record_request(alice, 422)
+    page = browser.open(f"/dashboard/api-keys/{key_id}").text
+    assert f"{LOGS}/{own}" in page
+    assert f"{LOGS}/{other}" not in page
+
+
+def follow(browser: Browser, href: str) -> list[str]:
+    """IDs of the requests on the page of a link."""
+    return listed(browser, href.replace("&amp;", "&").partition("?")[2])
+
+
 def test_list_needs_few_statements(app: Flask, alice: User, browser: Browser) -> None:
     for _ in range(3):
         record_request(alice, 422)

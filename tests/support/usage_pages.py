@@ -48,7 +48,7 @@ def open_usage(app: Flask, organization: UsageOrganization, query: str = "", sta
 
 def read_stats(page: str) -> dict[str, str]:
     """Return the figures at the top of the page by label."""
-    figures = re.findall(r'class="stat-label">([^<]*)</p><p class="stat-value">([^<]*)<', page)
+    figures = re.findall(r'class="stat-label">(?:<a [^>]*>)?([^<]*)(?:</a>)?</p><p class="stat-value">([^<]*)<', page)
     return dict(figures)
 
 

@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,6 +21,7 @@ from saas_api.core.periodic_thread import PeriodicThread
 from saas_api.ops import jobs
 from saas_api.usage import request_counts, request_log, request_recorder
 from saas_api.usage.ranges import DateRange
+from saas_api.usage.request_counts import CallStatistics
 from saas_api.usage.request_recorder import MAX_LOGGED, RequestDetails
 from tests.support.usage import sign_up_organization
 
@@ -109,6 +111,37 @@ def test_only_refusals_of_a_key_are_refused_calls(caller: Principal) -> None:
         counts = request_counts.count_refused(session, caller.organization_id, days.starts_at, days.ends_at)
     assert [(calls.outcome, calls.requests) for calls in refused] == [("failed", 2), ("rate_limited", 1)]
     assert counts == {caller.id: 3}
+
+
+def test_statistics_have_errors_and_latency_of_minutes_and_hours_alike(caller: Principal) -> None:
+    hour, other = timedelta(hours=1), Principal("key", uuid.uuid4(), caller.organization_id)
+    for at, status, key in ((AT, 202, caller), (AT, 500, caller), (AT + hour, 429, caller), (AT + hour, 200, other)):
+        clock.freeze_time(at)
+        record(key, status, microseconds=3000)
+        request_recorder.flush()
+
+    def read(**options: Any) -> list[CallStatistics]:
+        with tenancy.tenant_session(caller.organization_id) as session:
+            starts = [AT.replace(minute=0), AT.replace(minute=0) + hour]
+            return request_counts.call_statistics(
+                session, caller.organization_id, "live", starts, starts[1] + hour, **options
+            )
+
+    expected = [(2, 1, 2), (2, 1, 2)]
+    for _ in range(2):
+        assert [(point.requests, point.errors, point.latency[2]) for point in read()] == expected
+        clock.freeze_time(AT + 30 * hour)
+        request_counts.sum_minutes()
+    assert [point.requests for point in read(api_key_id=caller.id)] == [2, 1]
+    total = request_counts.sum_statistics(read())
+    assert (total.requests, total.error_share) == (4, Decimal("0.5"))
+
+
+def test_percentiles_lie_within_their_bucket() -> None:
+    calls = CallStatistics(100, 0, (0, 0, 50, 40, 10, *[0] * 12))
+    assert [calls.percentile_ms(percent) for percent in (25, 50, 90, 95, 100)] == [3, 4, 8, 12, 16]
+    assert CallStatistics(3, 3).percentile_ms(50) is None
+    assert CallStatistics().error_share is None
 
 
 def test_request_of_a_user_is_logged_and_not_counted(caller: Principal) -> None:
