@@ -172,7 +172,7 @@ def test_figures_of_usage_lead_to_their_requests(alice: User, client: FlaskClien
             assert set(follow(browser, links[label])) == requests_of_label, (path, label)
         assert re.search(r'<td data-th="Rejected" class="num"><a href="[^"]+">1</a>', page), path
     page = browser.open("/dashboard").text
-    found = re.search(r'<a href="([^"]+)">Error rate, 24 hours</a></p><p class="stat-value">75%<', page)
+    found = re.search(r'<a href="([^"]+)">Error rate</a></p><p class="stat-value">75%<', page)
     assert found is not None
     assert set(follow(browser, found[1])) == expected["Error rate"]
 
