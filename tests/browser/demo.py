@@ -56,7 +56,7 @@ def use_hard_names(app: Flask, demo: Demo) -> None:
     }
     with app.app_context(), tenancy.system_session("demo.seed") as session:
         for column, value in renamed.items():
-            session.execute(sa.text(f"UPDATE {column} = '{value}"), values)  # noqa: S608 - constants
+            session.execute(sa.text(f"UPDATE {column} = '{value}"), values)
 
 
 def sign_in(window: Window, email: str, password: str) -> None:
