@@ -317,6 +317,21 @@ def test_archived_audit_log_stays_verifiable_and_comes_back_whole(
     assert "was changed" in verify_log(app)[1]["problem"]
 
 
+def test_interrupted_archive_of_the_audit_log_records_nothing(
+    app: Flask, superuser: Any, old_log: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = audit_rows(superuser)
+    monkeypatch.setattr(faults, "active_fault", ["partitions.before_commit:raise"])
+    monkeypatch.setattr(faults, "_hits", {})
+    arguments = ["partitions", "archive", "--before", "2026-05", "--to", str(tmp_path), "--table", "audit_events"]
+    with pytest.raises(RuntimeError, match="before_commit"):
+        app.test_cli_runner().invoke(args=arguments, catch_exceptions=False)
+    assert audit_rows(superuser) == before
+    assert (verify_log(app)[0], verify_log(app)[1]["events"]) == (0, 6)
+    assert archived_names(archive(app, tmp_path, table="audit_events"))[0] == "audit_events_y2026m04"
+    assert verify_log(app)[0] == 0
+
+
 @pytest.mark.parametrize(
     "tampering",
     [
