@@ -26,7 +26,6 @@ from saas_api.admin import (
 )
 from saas_api.admin.action_types import Action
 from saas_api.admin.billing import CloseForm
-from saas_api.admin.incidents import ReportIncidentForm, UpdateIncidentForm
 from saas_api.admin.invoices import CreditNoteForm, VoidForm
 from saas_api.admin.organization_actions import (
     BillNowForm,
@@ -48,7 +47,6 @@ from saas_api.core import formatting
 from saas_api.core.web import templating
 from saas_api.payments import reconciliation, refunds
 from saas_api.services import services as service_changes
-from saas_api.status import incidents as incident_changes
 
 _ORGANIZATION_ACTIONS = (
     Action(
@@ -506,33 +504,6 @@ _PLATFORM_ACTIONS = (
         context.in_write_session(queues.requeue_failed),
     ),
 )
-_INCIDENT_ACTIONS = (
-    Action(
-        "report",
-        "incidents",
-        "Report incident",
-        "It appears on the status page and in its feed at once.",
-        "Report incident",
-        "Incident reported.",
-        context.in_write_session(incident_changes.report),
-        ReportIncidentForm,
-        is_idempotent=True,
-        preview=incidents.preview_report,
-        next_page=lambda incident: url_for("admin.incidents.show", incident_id=incident.id),
-    ),
-    Action(
-        "update",
-        "incident",
-        lambda incident: f"Post an update of {incident.title}",
-        "It appears on the status page and in its feed at once. An incident ends with an update that resolves it.",
-        "Post update",
-        "Update posted.",
-        context.in_write_session(incident_changes.add_update),
-        UpdateIncidentForm,
-        is_idempotent=True,
-        preview=incidents.preview_update,
-    ),
-)
 _SERVICE_ACTIONS = (
     Action(
         "create",
@@ -595,7 +566,7 @@ ACTIONS: tuple[Action, ...] = (
     *plan_editor.ACTIONS,
     *_SERVICE_ACTIONS,
     *_PLATFORM_ACTIONS,
-    *_INCIDENT_ACTIONS,
+    *incidents.ACTIONS,
 )
 
 

@@ -3,10 +3,11 @@
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, url_for
 from marshmallow import fields, validate
 
 from saas_api.admin import context
+from saas_api.admin.action_types import Action
 from saas_api.admin.context import Preview, ReasonForm
 from saas_api.core.access import require_operator
 from saas_api.core.db.tenancy import SystemSession
@@ -71,3 +72,32 @@ def show(incident_id: UUID) -> Any:
     with context.read_session() as session:
         incident = incidents.get_incident(session, incident_id)
     return pages.render_page("admin/incidents/show.html", incident=incident)
+
+
+ACTIONS: tuple[Action, ...] = (
+    Action(
+        "report",
+        "incidents",
+        "Report incident",
+        "It appears on the status page and in its feed at once.",
+        "Report incident",
+        "Incident reported.",
+        context.in_write_session(incidents.report),
+        ReportIncidentForm,
+        is_idempotent=True,
+        preview=preview_report,
+        next_page=lambda incident: url_for("admin.incidents.show", incident_id=incident.id),
+    ),
+    Action(
+        "update",
+        "incident",
+        lambda incident: f"Post an update of {incident.title}",
+        "It appears on the status page and in its feed at once. An incident ends with an update that resolves it.",
+        "Post update",
+        "Update posted.",
+        context.in_write_session(incidents.add_update),
+        UpdateIncidentForm,
+        is_idempotent=True,
+        preview=preview_update,
+    ),
+)

@@ -133,8 +133,8 @@ class UsageReport:
     by_dimension: list[DimensionUsage] = field(default_factory=list)
     by_day: dict[date, CallTotals] = field(default_factory=dict)
     accepted_by_meter: dict[str, Counter[date]] = field(default_factory=dict)
-    by_endpoint: dict[tuple[str, str], CallTotals] = field(default_factory=dict)
-    by_api_key: dict[UUID | None, CallTotals] = field(default_factory=dict)
+    by_endpoint: dict[tuple[str, str], CallTotals] = field(default_factory=lambda: defaultdict(CallTotals))
+    by_api_key: dict[UUID | None, CallTotals] = field(default_factory=lambda: defaultdict(CallTotals))
     key_names: Mapping[UUID, str] = field(default_factory=dict)
 
     def totals_of(self, day: date, endpoint: tuple[str, str], api_key_id: UUID | None) -> tuple[CallTotals, ...]:
@@ -177,7 +177,6 @@ def usage_report(
     """
     pricing, by_code = _get_pricing(session, organization_id), by_code or meters.all_meters(session)
     report = UsageReport(days, pricing.currency, mode, by_day={day: CallTotals() for day in days})
-    report.by_endpoint, report.by_api_key = defaultdict(CallTotals), defaultdict(CallTotals)
     by_meter = {code: MeterUsage(code, by_code[code].unit) for code in by_code}
     dimensions: dict[tuple[str, str, str | None], DimensionUsage] = {}
     exact_meters: set[str] = set()
@@ -196,9 +195,7 @@ def usage_report(
         for totals in report.totals_of(row.day, sources.get_endpoint(row.source), row.api_key_id):
             totals.success_count += row.requests
             totals.cost += cost
-    for code, quantity in reports.exact_totals(session, organization_id, days, exact_meters, mode).items():
-        by_meter[code].quantity = quantity
-    _set_exact_quantities(session, organization_id, report, dimensions, exact_meters)
+    _set_exact_quantities(session, organization_id, report, by_meter, dimensions, exact_meters)
     if meter is None:
         _add_refused(session, organization_id, report)
     if mode == "live" and is_billed:
@@ -222,11 +219,15 @@ def _set_exact_quantities(
     session: Session,
     organization_id: UUID,
     report: UsageReport,
+    by_meter: Mapping[str, MeterUsage],
     dimensions: Mapping[tuple[str, str, str | None], DimensionUsage],
     exact_meters: Collection[str],
 ) -> None:
-    """Quantities by dimension of meters that do not add up: those of the days are no part of that of the range."""
+    """Quantities of meters that do not add up: those of the days are no part of that of the range."""
     days = report.days
+    totals = reports.exact_totals(session, organization_id, days, exact_meters, report.mode)
+    for code, quantity in totals.items():
+        by_meter[code].quantity = quantity
     span = TimeseriesRange([days.starts_at], days.ends_at, [], None, report.mode)
     for name in {name for meter, name, _ in dimensions if meter in exact_meters}:
         for point in reports.exact_points(session, organization_id, span, exact_meters, f"dimension:{name}"):

@@ -26,7 +26,7 @@ from saas_api.dashboard import context, navigation, requests, running_period
 from saas_api.dashboard.running_period import CurrentPeriod
 from saas_api.usage import meters, request_counts
 from saas_api.usage.ranges import DateRange
-from saas_api.usage.request_counts import CallStatistics
+from saas_api.usage.request_counts import RequestStatistics
 
 bp = Blueprint("home", __name__)
 
@@ -202,7 +202,7 @@ class Figures:
     accepted: int
     before: int
     delivery: DeliveryRate
-    statistics: CallStatistics
+    statistics: RequestStatistics
     since: datetime
     running: CurrentPeriod | None
     keys: Sequence[RecentKey]

@@ -35,7 +35,7 @@ from saas_api.usage import meters, ranges, reports, request_counts
 from saas_api.usage.meter_file import MeterContent
 from saas_api.usage.ranges import DateRange, HourRange, InvalidDateRange
 from saas_api.usage.reports import TimeseriesRange
-from saas_api.usage.request_counts import CallStatistics
+from saas_api.usage.request_counts import RequestStatistics
 
 bp = Blueprint("usage", __name__)
 
@@ -426,7 +426,7 @@ def call_chart(calls: CallSeries, days: DateRange, by_code: Mapping[str, MeterCo
     return charts.bar_chart("usage", title, points, series=names, x_name=calls.interval, previous=calls.before)
 
 
-def latency_chart(calls: CallSeries, days: DateRange, statistics: Sequence[CallStatistics]) -> Chart:
+def latency_chart(calls: CallSeries, days: DateRange, statistics: Sequence[RequestStatistics]) -> Chart:
     """Returns the chart of the latency that 95 % of the calls did not exceed, over the points of the calls."""
     values = [round(point.percentile_ms(95) or 0) for point in statistics]
     title = f"95th percentile of latency per {calls.interval}, in milliseconds ({days.zone.key})"

@@ -19,7 +19,7 @@ from saas_api.core.web import pages
 from saas_api.docs import error_codes, guides, markdown, reference, samples
 from saas_api.docs.error_codes import ErrorCode
 from saas_api.docs.markdown import Document
-from saas_api.docs.reference import Operation, Topic
+from saas_api.docs.reference import ReferenceOperation, Topic
 from saas_api.docs.search import Entry, Index
 
 bp = Blueprint("portal", __name__)
@@ -84,7 +84,7 @@ def _iter_entries(
         yield Entry(f"/docs/errors/{code.code}", code.code, "Error code", text)
 
 
-def operation_href(topic: Topic, operation: Operation) -> str:
+def operation_href(topic: Topic, operation: ReferenceOperation) -> str:
     """Where the reference shows an operation."""
     return f"/docs/reference/{topic.slug}#{operation.id}"
 

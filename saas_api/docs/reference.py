@@ -72,7 +72,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Operation:
+class ReferenceOperation:
     """An operation.
 
     credentials: names of those of which it takes one; empty for none
@@ -107,7 +107,7 @@ class Topic:
     slug: str
     title: str
     description: str
-    operations: Sequence[Operation] = field(default_factory=list)
+    operations: Sequence[ReferenceOperation] = field(default_factory=list)
 
 
 def list_topics(document: Mapping[str, Any]) -> Sequence[Topic]:
@@ -145,12 +145,12 @@ class _Reader:
         self._document = document
         self._server = document["servers"][0]["url"]
 
-    def read(self, path: str, method: str, spec: Mapping[str, Any]) -> Operation:
+    def read(self, path: str, method: str, spec: Mapping[str, Any]) -> ReferenceOperation:
         content = spec.get("requestBody", {"content": {}})["content"]
         status, success = next((status, item) for status, item in spec["responses"].items() if status < "400")
         request = self._request(path, method.upper(), spec) if not content or "application/json" in content else None
         title, rest = _split_summary(spec["summary"])
-        return Operation(
+        return ReferenceOperation(
             id=spec["operationId"],
             method=method.upper(),
             path=path,

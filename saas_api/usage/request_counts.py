@@ -74,7 +74,7 @@ def count_refused(
 
 
 @dataclass(frozen=True)
-class CallStatistics:
+class RequestStatistics:
     """Calls of a time with their errors and latency.
 
     errors: answered with a status of 400 or above
@@ -105,13 +105,13 @@ class CallStatistics:
         return None
 
 
-def sum_statistics(points: Iterable[CallStatistics]) -> CallStatistics:
+def sum_statistics(points: Iterable[RequestStatistics]) -> RequestStatistics:
     """The statistics of several times together."""
     requests, errors, latency = 0, 0, [0] * LATENCY_BUCKETS
     for point in points:
         requests, errors = requests + point.requests, errors + point.errors
         latency = [sum(pair) for pair in zip(latency, point.latency, strict=True)]
-    return CallStatistics(requests, errors, tuple(latency))
+    return RequestStatistics(requests, errors, tuple(latency))
 
 
 _STATISTICS = text(f"""
@@ -131,16 +131,16 @@ def call_statistics(
     ends_at: datetime,
     *,
     api_key_id: UUID | None = None,
-) -> list[CallStatistics]:
+) -> list[RequestStatistics]:
     """Statistics of the calls under keys of one mode, from each of several rising instants to the next.
 
     api_key_id: of one key only
     """
-    points = [CallStatistics()] * len(starts)
+    points = [RequestStatistics()] * len(starts)
     values = {"organization_id": organization_id, "mode": mode, "starts": list(starts), "api_key_id": api_key_id}
     values |= {"starts_at": starts[0], "ends_at": ends_at}
     for point, requests, errors, *latency in session.execute(_STATISTICS, values):
-        points[point] = CallStatistics(requests, errors, tuple(latency))
+        points[point] = RequestStatistics(requests, errors, tuple(latency))
     return points
 
 

@@ -17,6 +17,7 @@ FLOAT_SQL = re.compile(r"\b(?:float[48]?|double precision|real)\b", re.IGNORECAS
 STATISTICS = {"success_rate = fields.Float()", "success_rate = fields.Float(attribute='total.success_rate')"}
 # Reviewed divisions of Decimals or waiting times; a float beside a Decimal would be a TypeError.
 DECIMAL_DIVISIONS = {
+    "(end - first) * (rank - below) / count",
     "billable / price.package_size",
     "delay / setting('TIME_SCALE')",
     "quantity * 100 / price.included_quantity",

@@ -50,7 +50,8 @@ def use_hard_names(app: Flask, demo: Demo) -> None:
     word, values = "W" * 80, {"org": demo.organization_id}
     renamed = {
         "organizations SET name": f"شركة النور {word}' WHERE id = :org",
-        "users SET full_name": "مريم عبد الله' WHERE id IN (SELECT user_id FROM memberships WHERE organization_id = :org)",
+        "users SET full_name": "مريم عبد الله' WHERE id IN ("
+        "SELECT user_id FROM memberships WHERE organization_id = :org)",
         "api_keys SET name": f"خدمة {word}' WHERE organization_id = :org",
         "webhook_endpoints SET description": f"{word}' WHERE organization_id = :org",
     }

@@ -21,7 +21,7 @@ from saas_api.core.periodic_thread import PeriodicThread
 from saas_api.ops import jobs
 from saas_api.usage import request_counts, request_log, request_recorder
 from saas_api.usage.ranges import DateRange
-from saas_api.usage.request_counts import CallStatistics
+from saas_api.usage.request_counts import RequestStatistics
 from saas_api.usage.request_recorder import MAX_LOGGED, RequestDetails
 from tests.support.usage import sign_up_organization
 
@@ -120,7 +120,7 @@ def test_statistics_have_errors_and_latency_of_minutes_and_hours_alike(caller: P
         record(key, status, microseconds=3000)
         request_recorder.flush()
 
-    def read(**options: Any) -> list[CallStatistics]:
+    def read(**options: Any) -> list[RequestStatistics]:
         with tenancy.tenant_session(caller.organization_id) as session:
             starts = [AT.replace(minute=0), AT.replace(minute=0) + hour]
             return request_counts.call_statistics(
@@ -138,10 +138,10 @@ def test_statistics_have_errors_and_latency_of_minutes_and_hours_alike(caller: P
 
 
 def test_percentiles_lie_within_their_bucket() -> None:
-    calls = CallStatistics(100, 0, (0, 0, 50, 40, 10, *[0] * 12))
+    calls = RequestStatistics(100, 0, (0, 0, 50, 40, 10, *[0] * 12))
     assert [calls.percentile_ms(percent) for percent in (25, 50, 90, 95, 100)] == [3, 4, 8, 12, 16]
-    assert CallStatistics(3, 3).percentile_ms(50) is None
-    assert CallStatistics().error_share is None
+    assert RequestStatistics(3, 3).percentile_ms(50) is None
+    assert RequestStatistics().error_share is None
 
 
 def test_request_of_a_user_is_logged_and_not_counted(caller: Principal) -> None:

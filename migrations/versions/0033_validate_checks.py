@@ -1,12 +1,16 @@
-"""Checks of webhooks hold for the rows before, too; events of test mode, few among many, have an index of their own."""
+"""The checks of 0028, 0031 and 0032 hold for the rows before, too; events of test mode, few among many, have an index of their own."""
 
 from alembic import op
 
 revision = "0033"
 down_revision = "0032"
 
-# Reads the tables while others write to them, unlike in the transaction that added the checks.
+# Reads the tables while others write to them, unlike in the transactions that added the checks.
 VALIDATE = """
+ALTER TABLE webhook_attempts VALIDATE CONSTRAINT webhook_attempts_payload_format;
+
+ALTER TABLE organizations VALIDATE CONSTRAINT organizations_locale;
+
 ALTER TABLE webhook_endpoints VALIDATE CONSTRAINT webhook_endpoints_mode;
 
 ALTER TABLE events VALIDATE CONSTRAINT events_mode;
