@@ -154,19 +154,33 @@ def list_invoices(session: SystemSession, query: dict[str, Any], at: datetime) -
         .join(Organization, Organization.id == Invoice.organization_id)
         .outerjoin(BillingPeriod, is_its_period)
     )
-    if query["status"] == "overdue":
-        statement = statement.where(Invoice.status == InvoiceStatus.OPEN, Invoice.due_at < at)
-    elif query["status"]:
-        statement = statement.where(Invoice.status == query["status"])
-    if query["days"]:
-        statement = statement.where(
-            Invoice.status == InvoiceStatus.OPEN, Invoice.due_at < at - timedelta(days=query["days"])
-        )
-    if query["organization"]:
-        statement = statement.where(organizations.is_match(query["organization"].strip()))
-    if query["number"]:
-        statement = statement.where(Invoice.number == query["number"].strip().upper())
+    statement = statement.where(*_conditions(query, at))
+    if query["status"]:
+        statement = statement.where(_status_conditions(at)[query["status"]])
     return lists.paginate_or_export(session, statement, Invoice.created_at.desc(), Invoice.id.desc(), query=query)
+
+
+def count_invoices(session: SystemSession, query: dict[str, Any], at: datetime) -> dict[str, int]:
+    """Number of invoices by status with the other filters, as of `lists.count_each`."""
+    statement = sa.select(Invoice.id).join(Organization, Organization.id == Invoice.organization_id)
+    return lists.count_each(session, statement.where(*_conditions(query, at)), _status_conditions(at))
+
+
+def _status_conditions(at: datetime) -> dict[str, sa.ColumnElement[bool]]:
+    is_overdue = sa.and_(Invoice.status == InvoiceStatus.OPEN, Invoice.due_at < at)
+    by_status: dict[str, sa.ColumnElement[bool]] = {status: Invoice.status == status for status in InvoiceStatus}
+    return {**by_status, "overdue": is_overdue}
+
+
+def _conditions(query: dict[str, Any], at: datetime) -> list[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = []
+    if query["days"]:
+        conditions += [Invoice.status == InvoiceStatus.OPEN, Invoice.due_at < at - timedelta(days=query["days"])]
+    if query["organization"]:
+        conditions.append(organizations.is_match(query["organization"].strip()))
+    if query["number"]:
+        conditions.append(Invoice.number == query["number"].strip().upper())
+    return conditions
 
 
 def sum_by_status(session: SystemSession, at: datetime) -> Sequence[Any]:
@@ -214,10 +228,10 @@ def index() -> Response:
     query, now = lists.parse_query(InvoiceListQuery()), clock.now()
     with context.read_session() as session:
         page, sums = list_invoices(session, query, now), sum_by_status(session, now)
-        names = organizations.list_names(session)
+        names, counts = organizations.list_names(session), count_invoices(session, query, now)
     if query["format"] == "csv":
         return lists.csv_export("invoices", INVOICE_COLUMNS, page)
-    return pages.render_page("admin/invoices/index.html", page=page, sums=sums, now=now, names=names)
+    return pages.render_page("admin/invoices/index.html", page=page, sums=sums, now=now, names=names, counts=counts)
 
 
 @bp.get('/invoices/<id("inv"):invoice_id>')

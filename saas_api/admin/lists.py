@@ -22,6 +22,9 @@ from saas_api.core.fields import MinorAmount, QueryInteger, StrictSchema, Text
 from saas_api.core.web import http, pages
 from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
 
+MAX_COUNTED = 1000
+"""Up to which number tabs count exactly."""
+
 Columns = Mapping[str, Callable[[Any], Any]]
 """Columns of a CSV file: their names, and what each holds of an item of the page."""
 
@@ -66,6 +69,25 @@ def paginate_or_export(
     if is_file and page.next_cursor:
         raise ValidationFailed.at_field("format", f"More than {MAX_EXPORT_ROWS:,} rows; narrow the filters first.")
     return page
+
+
+def count_each(
+    session: SystemSession, statement: sa.Select[*tuple[Any, ...]], conditions: Mapping[str, sa.ColumnElement[bool]]
+) -> dict[str, int]:
+    """Number of rows of a list under each condition, for tabs above it; at most MAX_COUNTED + 1.
+
+    statement: the list with its other filters
+    """
+    counts = [
+        sa.select(
+            sa.literal(name),
+            sa.select(sa.func.count())
+            .select_from(statement.where(condition).limit(MAX_COUNTED + 1).subquery())
+            .scalar_subquery(),
+        )
+        for name, condition in conditions.items()
+    ]
+    return {name: int(count) for name, count in session.execute(sa.union_all(*counts))}
 
 
 def csv_export(name: str, columns: Columns, page: Page) -> Response:

@@ -1,6 +1,5 @@
 """The platform's own mail: list without contents, and resend."""
 
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -39,9 +38,6 @@ _mails = sa.table(
     sa.column("created_at", sa.DateTime(timezone=True)),
 )
 _IS_RESENDABLE = sa.literal_column("text_body IS NOT NULL", sa.Boolean).label("is_resendable")
-_COUNTS = sa.text("""
-SELECT status, count(*) AS count FROM mails WHERE created_at > now() - interval '24 h' GROUP BY status ORDER BY status
-""")
 
 
 MAIL_COLUMNS: Columns = {
@@ -75,18 +71,21 @@ def list_mails(session: SystemSession, query: dict[str, Any]) -> Page:
     statement = sa.select(*columns, Organization.name.label("organization_name")).outerjoin_from(
         _mails, Organization, Organization.id == columns.organization_id
     )
+    statement = statement.where(*_conditions(query))
     if query["status"]:
         statement = statement.where(columns.status == query["status"])
-    if query["template"]:
-        statement = statement.where(columns.template == query["template"])
-    if query["recipient"]:
-        statement = statement.where(columns.recipient == query["recipient"])
     return lists.paginate_or_export(session, statement, columns.created_at.desc(), columns.id.desc(), query=query)
 
 
-def count_by_status(session: SystemSession) -> Sequence[Any]:
-    """Number of mails of the last 24 hours by status."""
-    return session.execute(_COUNTS).all()
+def count_by_status(session: SystemSession, query: dict[str, Any]) -> dict[str, int]:
+    """Number of mails by status with the other filters, as of `lists.count_each`."""
+    statement = sa.select(_mails.c.id).where(*_conditions(query))
+    return lists.count_each(session, statement, {status: _mails.c.status == status for status in MailStatus})
+
+
+def _conditions(query: dict[str, Any]) -> list[sa.ColumnElement[bool]]:
+    given = {"template": _mails.c.template, "recipient": _mails.c.recipient}
+    return [column == query[name] for name, column in given.items() if query[name]]
 
 
 def get_mail(session: SystemSession, mail_id: UUID) -> Any:
@@ -106,10 +105,10 @@ def index() -> Response:
     """List mails without their contents."""
     query = lists.parse_query(MailListQuery())
     with context.read_session() as session:
-        page, counts = list_mails(session, query), count_by_status(session)
+        page, counts = list_mails(session, query), count_by_status(session, query)
     if query["format"] == "csv":
         return lists.csv_export("mails", MAIL_COLUMNS, page)
-    return pages.render_page("admin/mail/index.html", page=page, counts=counts, statuses=list(MailStatus))
+    return pages.render_page("admin/mail/index.html", page=page, counts=counts)
 
 
 def resend(session: SystemSession, mail_id: UUID, operator: OperatorContext) -> None:

@@ -269,6 +269,14 @@ def search_organizations(session: SystemSession, query: dict[str, Any], at: date
     return replace(page, items=_add_figures(session, page.items, at))
 
 
+def count_organizations(session: SystemSession, query: Mapping[str, Any], at: datetime) -> dict[str, int]:
+    """Number of organizations by status with the other filters, as of `lists.count_each`."""
+    rows = _organizations({**query, "status": None}, at).subquery()
+    return lists.count_each(
+        session, sa.select(rows.c.id), {status: rows.c.status == status for status in OrganizationStatus}
+    )
+
+
 def _organizations(query: Mapping[str, Any], at: datetime) -> sa.Select[*tuple[Any, ...]]:
     is_in_force = sa.and_(
         SubscriptionSegment.organization_id == Organization.id,
@@ -376,6 +384,7 @@ def index() -> Response:
     with context.read_session() as session:
         selectable = plans.list_selectable_plans(session)
         page = None if form.errors else search_organizations(session, query, clock.now())
+        counts = {} if form.errors else count_organizations(session, query, clock.now())
     if page and query["format"] == "csv":
         return lists.csv_export("organizations", ORGANIZATION_COLUMNS, page)
     return pages.render_page(
@@ -383,6 +392,7 @@ def index() -> Response:
         status=200 if page else 422,
         form=form,
         page=page,
+        counts=counts,
         plans=[("", "Any"), *((code, plan.version.name) for code, plan in selectable.items())],
         **pages.pagination_links(page.next_cursor if page else None),
     )

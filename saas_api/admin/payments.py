@@ -193,6 +193,14 @@ def get_event(session: SystemSession, provider: str, event_id: str) -> ProviderE
     return event
 
 
+def count_payments(session: SystemSession, query: dict[str, Any]) -> dict[str, int]:
+    """Number of payments by status of a provider or of all, as of `lists.count_each`."""
+    statement = sa.select(Payment.id)
+    if query["provider"]:
+        statement = statement.where(Payment.provider == query["provider"])
+    return lists.count_each(session, statement, {status: Payment.status == status for status in PaymentStatus})
+
+
 def _select_details() -> sa.Select[Any]:
     """Payments with the latest audit event of their quarantine, the only record of the reported amount."""
     quarantine = (
@@ -228,9 +236,10 @@ def index() -> Response:
     query = lists.parse_query(PaymentListQuery())
     with context.read_session() as session:
         page, quarantined = list_payments(session, query), list_quarantined(session)
+        counts = count_payments(session, query)
     if query["format"] == "csv":
         return lists.csv_export("payments", PAYMENT_COLUMNS, page)
-    choices: dict[str, Any] = {"statuses": list(PaymentStatus), "providers": PROVIDERS}
+    choices: dict[str, Any] = {"counts": counts, "providers": PROVIDERS}
     return pages.render_page("admin/payments/index.html", page=page, quarantined=quarantined, **choices)
 
 

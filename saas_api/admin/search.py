@@ -94,6 +94,8 @@ class SearchQuery(StrictSchema):
 def find_page(session: SystemSession, text: str) -> str | None:
     """URL of the page of an ID; of a message, credit or subscription that of its organization. None for others."""
     prefix = text.partition("_")[0]
+    if prefix == "req":
+        return url_for("admin.requests.index", request_id=text)
     if prefix not in _PAGES or not ids.is_public_id(text, prefix):
         return None
     page = _PAGES[prefix]

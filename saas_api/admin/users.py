@@ -1,6 +1,6 @@
 """Users, their memberships and sessions: search, page, and what actions do to them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -45,11 +45,18 @@ USER_COLUMNS: Columns = {
 }
 
 
+_KINDS: Mapping[str, sa.ColumnElement[bool]] = {
+    "operator": Operator.role.is_not(None),
+    "unverified": User.email_verified_at.is_(None),
+    "disabled": User.disabled_at.is_not(None),
+}
+
+
 class UserListQuery(ListQuery):
     """Filters of users; `q` is a part of the email address or the name, or an id."""
 
     q = Text(maximum=254, load_default=None)
-    kind = fields.String(load_default=None, validate=validate.OneOf(("operator", "unverified", "disabled")))
+    kind = fields.String(load_default=None, validate=validate.OneOf(list(_KINDS)))
 
 
 class DisableUserForm(ReasonForm):
@@ -99,6 +106,8 @@ def search_users(session: SystemSession, query: dict[str, Any]) -> Page:
         .outerjoin(Operator, Operator.user_id == User.id)
         .where(*_conditions(query))
     )
+    if query["kind"]:
+        statement = statement.where(_KINDS[query["kind"]])
     keys = (User.created_at.desc(), User.id.desc())
     return lists.paginate_or_export(session, statement, *keys, query=query, convert=lambda row: UserRow(*row))
 
@@ -126,14 +135,13 @@ def _conditions(query: dict[str, Any]) -> list[sa.ColumnElement[bool]]:
     conditions: list[sa.ColumnElement[bool]] = []
     if query["q"]:
         conditions.append(_matches(query["q"].strip()))
-    match query["kind"]:
-        case "operator":
-            conditions.append(Operator.role.is_not(None))
-        case "unverified":
-            conditions.append(User.email_verified_at.is_(None))
-        case "disabled":
-            conditions.append(User.disabled_at.is_not(None))
     return conditions
+
+
+def count_users(session: SystemSession, query: dict[str, Any]) -> dict[str, int]:
+    """Number of users of each kind that match the search, as of `lists.count_each`."""
+    statement = sa.select(User.id).outerjoin(Operator, Operator.user_id == User.id)
+    return lists.count_each(session, statement.where(*_conditions(query)), _KINDS)
 
 
 def _matches(text: str) -> sa.ColumnElement[bool]:
@@ -148,10 +156,10 @@ def _matches(text: str) -> sa.ColumnElement[bool]:
 def index() -> Response:
     """Search users, newest first."""
     query, form = forms.parse_filters(UserListQuery())
-    page = None
+    page, counts = None, {}
     if not form.errors:
         with context.read_session() as session:
-            page = search_users(session, query)
+            page, counts = search_users(session, query), count_users(session, query)
     if page and query["format"] == "csv":
         return lists.csv_export("users", USER_COLUMNS, page)
     status = 200 if page else 422
@@ -160,6 +168,7 @@ def index() -> Response:
         status=status,
         form=form,
         page=page,
+        counts=counts,
         **pages.pagination_links(page.next_cursor if page else None),
     )
 

@@ -1,6 +1,6 @@
 """Endpoints and deliveries of every organization."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import itemgetter
@@ -46,13 +46,19 @@ WHERE EXISTS (SELECT FROM webhook_deliveries d WHERE d.organization_id = o.id AN
 """)
 
 
+_HEALTH: Mapping[str, sa.ColumnElement[bool]] = {
+    "failing": sa.and_(Endpoint.status == EndpointStatus.ENABLED, Endpoint.consecutive_failures > 0),
+    "disabled": Endpoint.status != EndpointStatus.ENABLED,
+}
+
+
 class EndpointListQuery(ListQuery):
     """Filters of endpoints; with `delivery` the page redirects to that delivery.
 
     health: "failing" for enabled endpoints whose last attempt failed
     """
 
-    health = fields.String(load_default=None, validate=validate.OneOf(["failing", "disabled"]))
+    health = fields.String(load_default=None, validate=validate.OneOf(list(_HEALTH)))
     organization = Text(maximum=200, load_default=None)
     delivery = PrefixedId("whd", load_default=None)
 
@@ -155,13 +161,19 @@ def list_endpoints(session: SystemSession, query: dict[str, Any]) -> Page:
         .join(Organization, Organization.id == Endpoint.organization_id)
         .where(Endpoint.deleted_at.is_(None))
     )
-    if query["health"] == "failing":
-        statement = statement.where(Endpoint.status == EndpointStatus.ENABLED, Endpoint.consecutive_failures > 0)
-    elif query["health"] == "disabled":
-        statement = statement.where(Endpoint.status != EndpointStatus.ENABLED)
+    if query["health"]:
+        statement = statement.where(_HEALTH[query["health"]])
     if query["organization"]:
         statement = statement.where(organizations.is_match(query["organization"].strip()))
     return lists.paginate_or_export(session, statement, Endpoint.created_at.desc(), Endpoint.id.desc(), query=query)
+
+
+def count_endpoints(session: SystemSession, query: dict[str, Any]) -> dict[str, int]:
+    """Number of endpoints by health with the other filters, as of `lists.count_each`."""
+    statement = sa.select(Endpoint.id).join(Organization, Organization.id == Endpoint.organization_id)
+    if query["organization"]:
+        statement = statement.where(organizations.is_match(query["organization"].strip()))
+    return lists.count_each(session, statement.where(Endpoint.deleted_at.is_(None)), _HEALTH)
 
 
 def get_endpoint(session: SystemSession, endpoint_id: UUID) -> EndpointDetail:
@@ -228,11 +240,16 @@ def index() -> Response:
         return response
     with context.read_session() as session:
         page, backlog = list_endpoints(session, query), list_backlog(session)
-        names = organizations.list_names(session)
+        names, counts = organizations.list_names(session), count_endpoints(session, query)
     if query["format"] == "csv":
         return lists.csv_export("webhook-endpoints", ENDPOINT_COLUMNS, page)
     return pages.render_page(
-        "admin/webhooks/index.html", page=page, backlog=backlog, address=endpoints.redacted_url, names=names
+        "admin/webhooks/index.html",
+        page=page,
+        backlog=backlog,
+        address=endpoints.redacted_url,
+        names=names,
+        counts=counts,
     )
 
 

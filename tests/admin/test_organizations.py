@@ -2,8 +2,10 @@
 
 import csv
 import io
+import re
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -11,6 +13,8 @@ from saas_api.accounts import organizations
 from saas_api.accounts.audit import Actor
 from saas_api.accounts.models import Organization
 from saas_api.accounts.organizations import NotSuspendable, NotSuspended, OrganizationNotFound
+from saas_api.admin import context as console_context
+from saas_api.admin import lists
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ValidationFailed
@@ -267,3 +271,32 @@ def test_page_names_actors_and_links_keys(app: Flask, client: FlaskClient, alice
     assert ("olga@platform.example" in activity, "alice@acme.example" in activity) == (True, True)
     assert 'href="/admin/keys/key_' in page
     assert "Accepted requests per day" in page
+
+
+def test_tabs_count_the_rows_of_each_status_and_keep_other_filters(
+    app: Flask, client: FlaskClient, alice: User, carol: User, olga: User
+) -> None:
+    browser = open_console(app, olga)
+    browser.submit(f"{organization_page(carol)}/suspend", name="Carol & Co", reason=REASON)
+
+    def tabs(path: str) -> list[tuple[str, str]]:
+        text = browser.open(path).text.partition('aria-label="Status"')[2].partition("</nav>")[0]
+        return re.findall(r'<a href="([^"]*)"[^>]*>[^<]*<span class="count">([^<]*)', text)
+
+    found = dict(tabs(LIST))
+    assert [found[f"{LIST}?status={status}"] for status in ("active", "suspended", "closed")] == ["2", "1", "0"]
+    filtered = tabs(f"{LIST}?q=carol&status=suspended&cursor=")
+    assert [count for _, count in filtered] == ["0", "1", "0"]
+    assert all("q=carol" in href for href, _ in filtered)
+    assert '<input type="hidden" name="status" value="suspended">' in browser.open(f"{LIST}?status=suspended").text
+    for path in ("users", "invoices", "payments", "deliveries", "mail"):
+        assert tabs(f"/admin/{path}"), path
+    execute_sql(app, "UPDATE users SET disabled_at = now() WHERE email LIKE 'carol%'")
+    assert dict(tabs("/admin/users"))["/admin/users?kind=disabled"] == "1"
+
+
+def test_tabs_stop_counting_at_a_thousand(context: Flask) -> None:
+    numbers = sa.select(sa.func.generate_series(1, 5000).label("n")).subquery()
+    with console_context.read_session() as session:
+        statement, conditions = sa.select(numbers.c.n), {"low": numbers.c.n <= 3, "all": numbers.c.n > 0}
+        assert lists.count_each(session, statement, conditions) == {"low": 3, "all": 1001}

@@ -41,6 +41,7 @@ def test_id_opens_its_page(app: Flask, client: FlaskClient, acme: PayingOrganiza
         invoice: f"/admin/invoices/{invoice}",
         ids.format_id("lin", line): f"/admin/invoices/{invoice}",
         payment: f"/admin/payments/{payment}",
+        "req_0123": "/admin/requests?request_id=req_0123",
     }
     olga = sign_in_operator(app, client, "support")
     assert {text: olga.open(f"{SEARCH}?q={text}").location for text in pages} == pages
