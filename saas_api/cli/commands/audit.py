@@ -21,12 +21,12 @@ def parse_head(_context: click.Context, _parameter: click.Parameter, text: str |
 
 
 @group.command("verify")
-@click.option("--head", metavar="POSITION:HASH", callback=parse_head, help="Head that an earlier run printed.")
+@click.option("--head", metavar="POSITION:HASH", callback=parse_head, help="Head printed by an earlier run.")
 @types.json_option
 def verify(*, head: str | None, as_json: bool) -> None:
-    """Compute the hash chain of the audit log again; exit 3 when an event was changed, removed or inserted.
+    """Verify the hash chain of the audit log; exit with 3 if an event was changed, removed or inserted.
 
-    Keep the printed head outside the database: with --head, events that were cut off at the end are noticed too.
+    Store the printed head outside the database. With --head, events cut off at the end are detected too.
 
     Example: flask audit verify --json
     """

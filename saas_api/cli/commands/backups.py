@@ -18,10 +18,10 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @types.json_option
 @with_appcontext
 def backup(*, directory: Path, as_json: bool) -> None:
-    """Write a backup of the database into the new DIRECTORY. Calls are served meanwhile.
+    """Back up the database to a new DIRECTORY. The API stays available meanwhile.
 
-    It uses DATABASE_OWNER_URL and pg_dump. The settings are not part of it: keep a copy of them at another place, since
-    the keys of customers work only with the same API_KEY_PEPPER, and stored secrets only with the same SECRET_KEY.
+    Needs DATABASE_OWNER_URL and pg_dump. Settings are not included; keep a copy of them elsewhere. API keys need the
+    same API_KEY_PEPPER, and stored secrets the same SECRET_KEY.
 
     Example: flask backup /var/backups/saas/2026-11-30
     """
@@ -35,10 +35,10 @@ def backup(*, directory: Path, as_json: bool) -> None:
 @types.json_option
 @with_appcontext
 def restore(*, directory: Path, as_json: bool) -> None:
-    """Fill the empty database of DATABASE_OWNER_URL from the backup in DIRECTORY, which may be of an older release.
+    """Restore the backup in DIRECTORY into the empty database of DATABASE_OWNER_URL. It may be of an older release.
 
-    Create the database with the SQL of flask db roles first, and start web, workers and scheduler afterwards, with an
-    empty Redis. What was accepted after the backup is not in it.
+    First create the database with the SQL of flask db roles. Afterwards start web, workers and scheduler with an
+    empty Redis. Requests accepted after the backup are lost.
 
     Example: flask restore /var/backups/saas/2026-11-30
     """

@@ -23,7 +23,7 @@ from saas_api.cli.action_commands import Description
 from saas_api.cli.errors import EXIT_PROBLEMS, CommandGroup
 from saas_api.core import ids
 
-group = CommandGroup("billing", help="Periods and invoices.")
+group = CommandGroup("billing", help="Billing periods and invoices.")
 
 
 @group.command("sync")
@@ -31,8 +31,8 @@ group = CommandGroup("billing", help="Periods and invoices.")
 def sync(*, as_json: bool) -> None:
     """Publish new versions of the small plans when BILLING_RATE_PER_REQUEST has changed.
 
-    Organizations on the plans move to them with their next period, and a mail says so. No other difference moves them.
-    A currency that has plans but no free plan gets one.
+    Organizations on these plans move with their next billing period and are told by email. A currency that has plans
+    but no free plan gets one.
 
     Example: flask billing sync
     """
@@ -55,15 +55,15 @@ def sync(*, as_json: bool) -> None:
     variants={
         "--now": (
             actions.get_action("organization", "bill-now"),
-            "End the running period at this moment and invoice it.",
+            "End the current period now and invoice it.",
         )
     },
     is_reason_required=False,
 )
 def close(result: CloseResult, _organization_id: UUID | None) -> Description:
-    """Close and invoice what is due.
+    """Close billing periods that have ended, and invoice them.
 
-    Repeating --now within an hour ends no other period, unless that has usage.
+    A repeat within an hour of --now ends the next period only if it has usage.
 
     Example: flask billing close --now --organization org_...
     """

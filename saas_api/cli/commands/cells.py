@@ -18,7 +18,7 @@ from saas_api.core.db import cells, tenancy
 from saas_api.ops import cell_moves
 from saas_api.ops.cell_moves import CannotMove, CopyDiffers, MoveState
 
-group = CommandGroup("cells", help="PostgreSQL clusters over which organizations are spread.")
+group = CommandGroup("cells", help="Cells: PostgreSQL clusters that hold organizations.")
 _COUNT = sa.text("SELECT count(*) FROM organizations")
 _organization = click.argument("organization_id", metavar="ORGANIZATION", type=PublicId("org"))
 
@@ -27,7 +27,7 @@ _organization = click.argument("organization_id", metavar="ORGANIZATION", type=P
 @json_option
 @with_appcontext
 def list_cells(*, as_json: bool) -> None:
-    """List the cells with the number of their organizations; a cell that does not respond has none.
+    """List cells with their number of organizations; a cell that does not respond shows none.
 
     Example: flask cells list
     """
@@ -47,7 +47,7 @@ def list_cells(*, as_json: bool) -> None:
 @json_option
 @with_appcontext
 def show_status(*, organization_id: UUID, as_json: bool) -> None:
-    """Show in which cell an organization is, and whether it is being moved.
+    """Show which cell holds an organization, and whether it is being moved.
 
     Example: flask cells status org_...
     """
@@ -64,9 +64,9 @@ def show_status(*, organization_id: UUID, as_json: bool) -> None:
 @json_option
 @with_appcontext
 def move(*, organization_id: UUID, cell: str, as_json: bool) -> None:
-    """Move an organization to a CELL of CELLS, or home; repeat it when it was interrupted.
+    """Move an organization to a CELL of CELLS, or home. Run it again if it was interrupted.
 
-    Its requests get 503 ORGANIZATION_MOVING until it ends; the requests of others go on.
+    Until the move ends, its requests get 503 ORGANIZATION_MOVING. Other organizations are not affected.
 
     Example: flask cells move org_... eu
     """
@@ -91,7 +91,7 @@ def move(*, organization_id: UUID, cell: str, as_json: bool) -> None:
 @click.pass_context
 @with_appcontext
 def run_in_cell(context: click.Context, *, cell: str, command: tuple[str, ...]) -> None:
-    """Run another COMMAND in a CELL: what it reads and does for all organizations concerns those there.
+    """Run a COMMAND for the organizations of one CELL.
 
     Example: flask cells run eu billing invariants
     """

@@ -26,17 +26,21 @@ def init_app(app: Flask) -> None:
 @click.option(
     "--major",
     type=click.IntRange(MIN_POSTGRES, MAX_POSTGRES),
-    help="Major version of the server; it is asked if not given.",
+    help="Major version of the server; without it, the server is asked.",
 )
-@click.option("--pgbouncer", "has_pooler", is_flag=True, help="Also the settings that DATABASE_POOLER=pgbouncer needs.")
-@click.option("--cell", metavar="NAME", default=cells.HOME, help="Cluster of CELLS; that of DATABASE_URL if not given.")
+@click.option(
+    "--pgbouncer", "has_pooler", is_flag=True, help="Include the settings that DATABASE_POOLER=pgbouncer needs."
+)
+@click.option(
+    "--cell", metavar="NAME", default=cells.HOME, help="Cell whose cluster to prepare; by default that of DATABASE_URL."
+)
 @with_appcontext
 def print_roles(*, major: int | None, has_pooler: bool, cell: str) -> None:
-    """Print SQL that creates the database, its two logins and its two roles; repeating it changes nothing.
+    """Print the SQL that creates the database, its logins and its roles. It is safe to run again.
 
-    The names are those in DATABASE_OWNER_URL and DATABASE_URL. A superuser, or an administrator of a provider with
-    CREATEROLE and CREATEDB, runs the SQL in psql, and then gives each login its password. Where CELLS is set,
-    each cluster needs it, with a role that moves organizations; only a superuser creates that.
+    Names come from DATABASE_OWNER_URL and DATABASE_URL. Run the SQL in psql as a superuser, or as an administrator
+    with CREATEROLE and CREATEDB, then set a password for each login. With CELLS, run it on each cluster; only a
+    superuser can create the role that moves organizations.
 
     Example: flask db roles --major 15 | psql -U postgres
     """

@@ -73,9 +73,9 @@ _LAST_BACKUP = sa.text(
 @types.json_option
 @with_appcontext
 def doctor(*, as_json: bool) -> None:
-    """Look at settings, engines, roles, tables, clocks, zone data, secrets, scheduler, workers, backups and disk.
+    """Check settings, engines, roles, tables, clocks, zone data, secrets, scheduler, workers, backups and disk.
 
-    It changes nothing, and ends with 3 when something does not work; a warning alone ends with 0.
+    Changes nothing. Exits with 3 if a check fails, and with 0 if there are only warnings.
 
     Example: flask doctor --json
     """

@@ -16,9 +16,10 @@ group = CommandGroup("dunning", help="Dunning of unpaid invoices.")
 @types.at_option
 @types.json_option
 def run(*, at: datetime | None, as_json: bool) -> None:
-    """Take every step that is due.
+    """Take every dunning step that is due.
 
-    A step over a day late moves the later ones by its delay, so --at walks through a dunning run step by step.
+    A step that is more than a day late delays the later ones by as much. With --at you can walk through them one by
+    one.
 
     Example: flask dunning run --at 2026-05-18T00:00:00Z
     """
@@ -40,7 +41,7 @@ def run(*, at: datetime | None, as_json: bool) -> None:
 @group.command("list")
 @types.json_option
 def list_runs(*, as_json: bool) -> None:
-    """Show every invoice that is not settled, and what comes next.
+    """List unpaid invoices and the next dunning step of each.
 
     Example: flask dunning list
     """

@@ -24,7 +24,7 @@ group = CommandGroup("engines", help="PostgreSQL and Redis of this checkout, wit
 
 @group.command("start")
 def start() -> None:
-    """Start the engines in the background; where they run already, nothing happens.
+    """Start PostgreSQL and Redis in the background, unless they are running.
 
     Example: flask dev engines start
     """
@@ -41,7 +41,7 @@ def start() -> None:
 
 @group.command("stop")
 def stop() -> None:
-    """Stop the engines and the process that runs them, which may be make run.
+    """Stop PostgreSQL and Redis, and the process that runs them, such as make run.
 
     Example: flask dev engines stop
     """
@@ -52,7 +52,7 @@ def stop() -> None:
 @group.command("status")
 @types.json_option
 def status(*, as_json: bool) -> None:
-    """Show versions, sockets and where the data is.
+    """Show versions, sockets and data folders.
 
     Example: flask dev engines status --json
     """
@@ -63,7 +63,7 @@ def status(*, as_json: bool) -> None:
 @group.command("psql", context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def psql(arguments: tuple[str, ...]) -> None:
-    """Open psql as the role that sees every organization's rows; ARGUMENTS go to psql.
+    """Open psql with access to the rows of every organization. ARGUMENTS are passed to psql.
 
     Example: flask dev engines psql -c "SELECT name, status FROM organizations"
     """
@@ -89,9 +89,9 @@ def exec_psql(engines: Engines, arguments: Sequence[str]) -> None:
 
 
 @group.command("reset")
-@click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
+@click.option("--yes", "is_sure", is_flag=True, help="Skip the confirmation.")
 def reset(*, is_sure: bool) -> None:
-    """Delete all data of the engines; the next start creates them again. It asks for the checkout's name first.
+    """Delete all local data, after asking for the name of the checkout. The next start begins empty.
 
     Example: flask dev engines reset
     """

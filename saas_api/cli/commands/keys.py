@@ -30,7 +30,7 @@ organization_option = click.option(
     type=PublicId("org"),
     metavar="ID",
     required=True,
-    help="Organization of the keys.",
+    help="Organization that owns the keys.",
 )
 
 
@@ -55,14 +55,16 @@ def _check_scopes(scopes: list[str] | None) -> None:
 @organization_option
 @click.option("--name", required=True, type=FieldType(KeyIn().fields["name"]), help="What the key is for.")
 @click.option(
-    "--mode", type=click.Choice([mode.value for mode in KeyMode]), default=KeyMode.LIVE.value, show_default=True
+    "--mode",
+    type=click.Choice([mode.value for mode in KeyMode]),
+    default=KeyMode.LIVE.value,
+    show_default=True,
+    help="Mode of the key.",
 )
-@click.option(
-    "--scopes", metavar="SCOPE,...", callback=parse_scopes, help="Scopes of the key; full access if not given."
-)
+@click.option("--scopes", metavar="SCOPE,...", callback=parse_scopes, help="Scopes of the key; full access by default.")
 @types.json_option
 def create(*, organization_id: UUID, name: str, mode: str, scopes: list[str] | None, as_json: bool) -> None:
-    """Create an API key and print its secret, which is shown once and not stored.
+    """Create an API key and print its secret. The secret is shown once.
 
     Example: flask keys create --organization org_... --name "night batch" --mode test --scopes messages:write
     """
@@ -85,7 +87,7 @@ def create(*, organization_id: UUID, name: str, mode: str, scopes: list[str] | N
 @organization_option
 @types.json_option
 def list_keys(*, organization_id: UUID, as_json: bool) -> None:
-    """List an organization's API keys, masked, the newest first.
+    """List the API keys of an organization, newest first, with masked secrets.
 
     Example: flask keys list --organization org_...
     """
@@ -104,7 +106,7 @@ def list_keys(*, organization_id: UUID, as_json: bool) -> None:
 @click.argument("key_id", metavar="KEY", type=PublicId("key"))
 @types.json_option
 def revoke(*, key_id: UUID, as_json: bool) -> None:
-    """End an API key at once, in every process; one that has ended stays so.
+    """Revoke an API key. It stops working immediately.
 
     Example: flask keys revoke key_...
     """
@@ -123,10 +125,10 @@ def revoke(*, key_id: UUID, as_json: bool) -> None:
 @group.command("pepper-status")
 @types.json_option
 def pepper_status(*, as_json: bool) -> None:
-    """Count active secrets by the version of their pepper; exit 3 when API_KEY_PEPPER lacks a version in use.
+    """Count active secrets by pepper version; exit with 3 if API_KEY_PEPPER lacks a version in use.
 
-    Tokens of services count, too. A secret moves to the current pepper when it is used. An old pepper may go when no
-    secret has it.
+    Service tokens are included. A secret moves to the current pepper when it is used. Remove an old pepper when no
+    secret uses it.
 
     Example: flask keys pepper-status --json
     """

@@ -12,15 +12,15 @@ from saas_api.core.settings import setting
 from saas_api.providers import mailbox, selection
 from saas_api.providers.mail import OutboundEmail
 
-group = CommandGroup("mail", help="The platform's own mail.")
+group = CommandGroup("mail", help="Emails that the platform sends.")
 
 
 @group.command("outbox")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Maximum number of rows.")
-@click.option("--to", "recipient", metavar="EMAIL", help="Only mails to this address.")
+@click.option("--to", "recipient", metavar="EMAIL", help="Only emails to this address.")
 @types.json_option
 def outbox(limit: int, recipient: str | None, *, as_json: bool) -> None:
-    """Show the last mails and their links, the newest first.
+    """Show recent emails and their links, newest first.
 
     Example: flask mail outbox --to ann@acme.example
     """
@@ -42,7 +42,7 @@ def outbox(limit: int, recipient: str | None, *, as_json: bool) -> None:
 @click.argument("to", metavar="EMAIL", type=EMAIL)
 @types.json_option
 def test(to: str, *, as_json: bool) -> None:
-    """Send a mail to an address now, past the queue, and print what the provider answered.
+    """Send a test email now, without the queue, and print the provider's answer.
 
     Example: flask mail test ann@acme.example
     """

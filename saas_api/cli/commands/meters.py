@@ -15,13 +15,13 @@ from saas_api.core.document_reader import InvalidDocument
 from saas_api.usage import meter_file, meters
 from saas_api.usage.meters import PublishedMeter
 
-group = CommandGroup("meters", help="Meters: what usage counts.")
+group = CommandGroup("meters", help="Meters: what is counted and billed.")
 
 
 @group.command("list")
 @types.json_option
 def list_meters(*, as_json: bool) -> None:
-    """List every meter with its unit and how it is counted.
+    """List meters with their unit and how they count.
 
     Example: flask meters list
     """
@@ -60,9 +60,9 @@ def show(code: str, *, as_json: bool) -> None:
 @click.argument("file", type=document_files.FILE)
 @types.json_option
 def publish(file: Path, *, as_json: bool) -> None:
-    """Create or change the meter of a file; a repeat changes nothing.
+    """Create or update a meter from a file. It is safe to run again.
 
-    A meter that has usage keeps how it counts and its unit. Its name, description and dimensions may change.
+    A meter with usage keeps its unit and how it counts. Its name, description and dimensions can change.
 
     Example: flask meters publish lookups.json
     """
@@ -88,7 +88,7 @@ def _describe(result: PublishedMeter) -> list[str]:
 
 @action_commands.action_command(group, "archive", actions.get_action("meter", "archive"), is_reason_required=False)
 def archive(result: tuple[bool, bool], code: str) -> Description:
-    """Let a meter take no new usage. What is recorded stays priced, billed and shown.
+    """Stop a meter from taking new usage. Recorded usage stays billed and visible.
 
     Example: flask meters archive lookups --reason "replaced by searches"
     """

@@ -31,13 +31,15 @@ class _OperatorRole(NamedTuple):
 @group.command("create")
 @click.argument("address", metavar="EMAIL", type=EMAIL)
 @click.option(
-    "--role", type=click.Choice(["support", "admin"]), help="Role; unchanged if not given, support for a new operator."
+    "--role",
+    type=click.Choice(["support", "admin"]),
+    help="Role; by default unchanged, and support for a new operator.",
 )
 @click.option(
     "--existing",
     "is_existing_allowed",
     is_flag=True,
-    help="Accept an account that exists: its sessions end and its password is void.",
+    help="Allow an existing account; its sessions end and its password must be set again.",
 )
 @types.json_option
 def create(address: str, role: str | None, *, is_existing_allowed: bool, as_json: bool) -> None:
@@ -75,7 +77,7 @@ def create(address: str, role: str | None, *, is_existing_allowed: bool, as_json
 @group.command("list")
 @types.json_option
 def list_operators(*, as_json: bool) -> None:
-    """List the operators, their role and since when.
+    """List operators with their role and start date.
 
     Example: flask operator list
     """
@@ -120,7 +122,7 @@ def _find_operator(email: str) -> Actor:
     group, "impersonate", actions.get_action("organization", "view-as"), find_operator=_find_operator
 )
 def impersonate(result: tuple[str, datetime], _organization_id: UUID) -> Description:
-    """Print a token with which an operator sees an organization for an hour, and changes nothing.
+    """Print a read-only token with which an operator sees an organization for an hour.
 
     Example: flask operator impersonate olga@platform.example org_... --reason "ticket 4711: wrong figures"
     """

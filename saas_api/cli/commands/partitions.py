@@ -13,7 +13,7 @@ from saas_api.core import clock
 from saas_api.core.db import partitions, tenancy
 from saas_api.core.db.partitions import Partition
 
-group = CommandGroup("partitions", help="Months of large tables, and their archives.")
+group = CommandGroup("partitions", help="Monthly partitions of large tables, and their archives.")
 
 
 class MonthType(click.ParamType):
@@ -31,7 +31,7 @@ class MonthType(click.ParamType):
 @group.command("list")
 @types.json_option
 def list_partitions(*, as_json: bool) -> None:
-    """List the partitions and the archived ones, by table and month.
+    """List partitions and archived partitions by table and month.
 
     Example: flask partitions list
     """
@@ -44,9 +44,9 @@ def list_partitions(*, as_json: bool) -> None:
 @group.command("prepare")
 @types.json_option
 def prepare(*, as_json: bool) -> None:
-    """Make the missing partitions of this month and the next two. The scheduler does so every day.
+    """Create the missing partitions of this month and the next two. The scheduler does this every day.
 
-    Rows that came before their partition existed are moved into it.
+    Rows stored before their partition existed are moved into it.
 
     Example: flask partitions prepare
     """
@@ -57,24 +57,28 @@ def prepare(*, as_json: bool) -> None:
 
 @group.command("archive")
 @click.option(
-    "--before", type=MonthType(), required=True, metavar="MONTH", help="Months before MONTH, such as 2026-01."
+    "--before",
+    type=MonthType(),
+    required=True,
+    metavar="MONTH",
+    help="Archive the months before this one, such as 2026-01.",
 )
 @click.option(
     "--to",
     "directory",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help="Directory of the files; it is made when it is missing.",
+    help="Directory for the files; created if it is missing.",
 )
 @click.option("--table", help="Only this table.")
-@click.option("--dry-run", is_flag=True, help="Say what would be archived, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be archived, without changing anything.")
 @types.json_option
 def archive(*, before: date, directory: Path, table: str | None, dry_run: bool, as_json: bool) -> None:
-    """Write the partitions of past months to Parquet files, read them back, and drop them.
+    """Archive the partitions of past months: write Parquet files, verify them, and drop the partitions.
 
-    It uses DATABASE_OWNER_URL. A month that is still needed is left alone, with the reason: while its invoices are
-    open, late usage is accepted for it, or its audit events are younger than 90 days. Keep the files: invoices refer
-    to the events in them.
+    Needs DATABASE_OWNER_URL. Months that are still needed are skipped, and the reason is shown: open invoices, late
+    usage that is still accepted, or audit events younger than 90 days. Keep the files: invoices refer to their
+    events.
 
     Example: flask partitions archive --before 2026-01 --to /var/archives/saas
     """
@@ -103,9 +107,9 @@ def archive(*, before: date, directory: Path, table: str | None, dry_run: bool, 
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @types.json_option
 def restore(*, file: Path, as_json: bool) -> None:
-    """Put an archived partition back from its Parquet FILE and the manifest beside it.
+    """Restore an archived partition from its Parquet FILE and the manifest beside it.
 
-    It uses DATABASE_OWNER_URL. The file stays; archive the partition again when it is no longer needed.
+    Needs DATABASE_OWNER_URL. The file stays. Archive the partition again when you no longer need it.
 
     Example: flask partitions restore /var/archives/saas/usage_events-2025-12.parquet
     """

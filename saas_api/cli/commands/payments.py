@@ -73,9 +73,9 @@ def resolve(payment: Payment, payment_id: UUID) -> Description:
 @click.argument("organization_id", metavar="ORGANIZATION", type=PublicId("org"))
 @click.argument("invoice_ids", metavar="INVOICE...", type=PublicId("inv"), nargs=-1, required=True)
 @click.argument("amount")
-@click.option("--reference", required=True, help="Bank reference; it is booked once on each invoice.")
+@click.option("--reference", required=True, help="Bank reference; each invoice accepts it once.")
 @click.option("--reason", required=True, help=REASON_HELP)
-@click.option("--currency", help="Of the amount; the currency of the first invoice by default.")
+@click.option("--currency", help="Currency of the amount; by default that of the first invoice.")
 @types.json_option
 def record(
     *, organization_id: UUID, invoice_ids: tuple[UUID, ...], amount: str, reason: str, as_json: bool, **options: str
@@ -110,7 +110,7 @@ def record(
 @group.command("refund")
 @types.json_option
 def refund(*, as_json: bool) -> None:
-    """Send due refunds now instead of with the next scheduled run.
+    """Send due refunds now instead of waiting for the next scheduled run.
 
     Example: flask payments refund
     """

@@ -26,7 +26,7 @@ group = CommandGroup("plans", help="Plans and their prices.")
 @group.command("list")
 @types.json_option
 def list_plans(*, as_json: bool) -> None:
-    """List every published version with its base and how many organizations are on it.
+    """List published plan versions with their base price and number of organizations.
 
     Example: flask plans list
     """
@@ -60,7 +60,7 @@ def list_plans(*, as_json: bool) -> None:
 @click.argument("plan")
 @click.option("--json", "as_json", is_flag=True, help="Print the document that `plans publish` takes.")
 def show(plan: str, *, as_json: bool) -> None:
-    """Show a plan's newest version, or the version that is named.
+    """Show the newest version of a plan, or a named one such as pro@2.
 
     Example: flask plans show pro@1 --json > pro.json
     """
@@ -81,12 +81,12 @@ def show(plan: str, *, as_json: bool) -> None:
 
 @group.command("publish")
 @click.argument("file", type=document_files.FILE)
-@click.option("--dry-run", "is_dry", is_flag=True, help="Show the difference, publish nothing.")
+@click.option("--dry-run", "is_dry", is_flag=True, help="Show the difference without publishing.")
 @types.json_option
 def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
-    """Show what a plan's file changes and publish it as the next version; a repeat publishes nothing.
+    """Publish a plan file as the plan's next version, after showing what changes. It is safe to run again.
 
-    Organizations on the plan stay on their version; `plans migrate` moves them.
+    Organizations keep their version; `plans migrate` moves them.
 
     Example: flask plans publish pro.json --dry-run
     """
@@ -110,8 +110,8 @@ def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
     show_default=True,
     help="When the organizations move.",
 )
-@click.option("--dry-run", "is_dry", is_flag=True, help="Show the difference for each organization, move none.")
-@click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", "is_dry", is_flag=True, help="Show the difference for each organization without moving any.")
+@click.option("--yes", "is_sure", is_flag=True, help="Skip the confirmation.")
 @types.json_option
 def migrate(
     source: str,
@@ -123,10 +123,10 @@ def migrate(
     is_sure: bool,
     as_json: bool,
 ) -> None:
-    """Move organizations from a plan version to another one, after showing what changes for each.
+    """Move organizations from one plan version to another, after showing what changes for each.
 
-    Every move is mailed to the organization, published as an event and recorded in the audit log. An organization
-    with a scheduled change of its plan stays. A repeat moves nothing more.
+    Each organization gets an email and an event, and its audit log records the move. Organizations with a scheduled
+    plan change are not moved. It is safe to run again.
 
     Example: flask plans migrate starter@1 starter@2 --dry-run
     """
@@ -171,7 +171,7 @@ def _describe_migration(preview: PlanMigration) -> str:
 
 @action_commands.action_command(group, "archive", actions.get_action("plan", "retire"), is_reason_required=False)
 def archive(result: tuple[bool, bool], plan: str) -> Description:
-    """Offer a plan no longer. Organizations on the plan stay on their version.
+    """Stop offering a plan. Organizations on it keep their version.
 
     Example: flask plans archive starter --reason "replaced by team"
     """

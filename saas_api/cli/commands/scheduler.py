@@ -49,7 +49,7 @@ class JobName(click.ParamType):
 @click.command("scheduler", cls=Command)
 @with_appcontext
 def scheduler() -> None:
-    """Start scheduled jobs every minute and scan for due work every few seconds, until stopped.
+    """Run the scheduler: start jobs every minute and look for due work every few seconds, until stopped.
 
     Example: TZ=UTC flask scheduler
     """
@@ -130,7 +130,7 @@ def _run_overdue_jobs() -> None:
 @group.command("list")
 @types.json_option
 def list_jobs(*, as_json: bool) -> None:
-    """List jobs with their cadence, last and next run, and outcome.
+    """List jobs with their schedule, last run, next run and outcome.
 
     Example: flask schedule list
     """
@@ -148,7 +148,7 @@ def list_jobs(*, as_json: bool) -> None:
 @click.argument("job", metavar="JOB", type=JobName())
 @types.json_option
 def run(job: str, *, as_json: bool) -> None:
-    """Run a job now, with the current instant as its slot; flask schedule list names the jobs.
+    """Run a scheduled job now; flask schedule list shows their names.
 
     Example: flask schedule run billing.close
     """

@@ -20,12 +20,12 @@ from saas_api.services import route_file, routes, services
 from saas_api.services.models import Service
 from saas_api.services.services import IssuedToken
 
-group = CommandGroup("services", help="Services outside this application, and their tokens.")
+group = CommandGroup("services", help="Services behind the platform, and their tokens.")
 
 
 @action_commands.action_command(group, "create", actions.get_action("services", "create"), is_reason_required=False)
 def create(issued: IssuedToken) -> Description:
-    """Create a service and print its token, which is shown once and not stored.
+    """Create a service and print its token. The token is shown once.
 
     Example: flask services create lookups --allowed-ips 203.0.113.0/24 --scopes lookups:export
     """
@@ -35,7 +35,7 @@ def create(issued: IssuedToken) -> Description:
 @group.command("list")
 @types.json_option
 def list_services(*, as_json: bool) -> None:
-    """List the services, also the revoked ones.
+    """List services, including revoked ones.
 
     Example: flask services list
     """
@@ -75,7 +75,7 @@ def show(name: str, *, as_json: bool) -> None:
 
 @action_commands.action_command(group, "rotate", actions.get_action("service", "rotate"), is_reason_required=False)
 def rotate(issued: IssuedToken, _name: str) -> Description:
-    """Give a service a new token and print it; the old one stays valid for the grace.
+    """Give a service a new token and print it. The old one stays valid for the grace period.
 
     Example: flask services rotate lookups --grace 86400
     """
@@ -84,7 +84,7 @@ def rotate(issued: IssuedToken, _name: str) -> Description:
 
 @action_commands.action_command(group, "revoke", actions.get_action("service", "revoke"), is_reason_required=False)
 def revoke(service: Service, name: str) -> Description:
-    """Revoke a service: its tokens are refused at once, in every process.
+    """Revoke a service. Its tokens stop working immediately.
 
     Example: flask services revoke lookups --reason "replaced by numbers"
     """
@@ -97,7 +97,7 @@ def revoke(service: Service, name: str) -> Description:
 @click.option("--file", "file", type=document_files.FILE, required=True, help="File with the routes, in JSON.")
 @types.json_option
 def set_routes(name: str, file: Path, *, as_json: bool) -> None:
-    """Replace the routes of a service for forward authentication; the first that matches a request counts.
+    """Replace the routes of a service for forward authentication. The first matching route applies.
 
     Example: flask services routes lookups --file routes.json
     """
@@ -118,7 +118,7 @@ def set_routes(name: str, file: Path, *, as_json: bool) -> None:
 @click.argument("file", type=document_files.FILE)
 @types.json_option
 def set_openapi(name: str, file: Path, *, as_json: bool) -> None:
-    """Set the OpenAPI document of a service, which the reference shows beside ours.
+    """Set the OpenAPI document of a service. The API explorer shows it.
 
     Example: flask services openapi lookups openapi.json
     """
@@ -175,7 +175,7 @@ def _to_json(session: SystemSession, service: Service, scopes: Mapping[str, Sequ
 @click.argument("name")
 @types.json_option
 def new(name: str, *, as_json: bool) -> None:
-    """Write the skeleton of a service inside this application: its package, test and plan file.
+    """Create a service inside this application: its package, test and plan file.
 
     Example: flask services new lookups
     """

@@ -32,15 +32,15 @@ from saas_api.settings import instance
 READY_TIMEOUT_SECONDS = 60
 LOOPBACK = "127.0.0.0/8,::1/128"
 
-group = CommandGroup("dev", help="The whole product on this machine.")
+group = CommandGroup("dev", help="Run the product on this machine.")
 
 
 @group.command("up")
-@click.option("--port", type=click.IntRange(1, 65535), help="Listen here instead of on API_PORT.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on instead of API_PORT.")
 @click.option("--demo/--no-demo", "with_demo", default=True, help="Demo organizations.", show_default=True)
 @click.option("--reload", "with_reload", is_flag=True, help="Restart on code changes.")
 def up(*, port: int | None, with_demo: bool, with_reload: bool) -> None:
-    """Start everything: engines, migrations, demo data, web, worker and scheduler; Ctrl-C stops it.
+    """Start everything: engines, migrations, demo data, web, worker and scheduler. Stop it with Ctrl-C.
 
     Example: flask dev up --port 9000 --reload
     """

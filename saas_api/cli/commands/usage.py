@@ -21,7 +21,7 @@ group = CommandGroup("usage", help="Usage and its rollups.")
 def rebuild(*, since: datetime | None, organization_id: UUID | None, as_json: bool) -> None:
     """Rebuild rollups from the ledger and report how many differed.
 
-    Without options all of them are rebuilt, and accepting messages waits meanwhile.
+    Without options, all rollups are rebuilt, and new messages wait until that is done.
 
     Example: flask usage rebuild --organization org_... --since 2026-05-01T00:00:00Z
     """

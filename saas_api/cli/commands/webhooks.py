@@ -18,14 +18,20 @@ group = CommandGroup("webhooks", help="Webhooks of organizations.")
 
 @group.command("recover")
 @click.argument("endpoint_id", metavar="ENDPOINT", type=PublicId("whe"))
-@click.option("--since", required=True, metavar="TIME", type=INSTANT, help="At most 30 days before the end.")
-@click.option("--until", metavar="TIME", type=INSTANT, help="Now, if not given.")
+@click.option(
+    "--since",
+    required=True,
+    metavar="TIME",
+    type=INSTANT,
+    help="Start of the time range, at most 30 days before its end.",
+)
+@click.option("--until", metavar="TIME", type=INSTANT, help="End of the time range; now by default.")
 @click.option(
     "--only",
     type=click.Choice(["failed", "missing", "all"]),
     default="all",
     show_default=True,
-    help="What failed or was canceled, what was never tried, or both.",
+    help="Which events: failed or canceled, never sent, or both.",
 )
 @types.json_option
 def recover(*, endpoint_id: UUID, since: datetime, until: datetime | None, only: str, as_json: bool) -> None:
@@ -49,7 +55,7 @@ def recover(*, endpoint_id: UUID, since: datetime, until: datetime | None, only:
 @group.command("reencrypt")
 @types.json_option
 def reencrypt(*, as_json: bool) -> None:
-    """Encrypt the secrets of endpoints under the first SECRET_KEY, so that an older one may be dropped.
+    """Encrypt endpoint secrets with the first SECRET_KEY, so that an older one can be removed.
 
     Example: SECRET_KEY=new,old flask webhooks reencrypt
     """

@@ -79,7 +79,7 @@ def parse_queues(_context: click.Context, _parameter: click.Parameter, text: str
 @click.option("--parent", type=int, default=os.getppid, hidden=True)
 @with_appcontext
 def worker(queues: dict[str, int], only: str | None, parent: int) -> None:
-    """Deliver messages and do timed work, until stopped.
+    """Deliver messages and run background work, until stopped.
 
     Example: flask worker --queue messages:4,webhooks:2,background:1
     """
