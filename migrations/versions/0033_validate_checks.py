@@ -1,4 +1,4 @@
-"""The checks of 0028, 0031 and 0032 hold for the rows before, too; events of test mode, few among many, have an index of their own."""
+"""Validate the checks of 0028, 0031 and 0032; events of test mode, few among many, get an index of their own."""
 
 from alembic import op
 

@@ -118,7 +118,9 @@ def test_calls_and_refusals_are_shown_by_code(app: Flask, console: Console) -> N
     page = console.read(PAGE)
     for text in ("1 rejected call", "3.0 ms", "4.0 ms", "ago"):
         assert text in page
-    cells = re.findall(r"<td data-th=\"[^\"]*\" class=\"num\">([^<]*)|<code>([A-Z_]+)</code>", page[page.index("Calls by operation") :])
+    cells = re.findall(
+        r"<td data-th=\"[^\"]*\" class=\"num\">([^<]*)|<code>([A-Z_]+)</code>", page[page.index("Calls by operation") :]
+    )
     assert ["".join(cell) for cell in cells] == [
         "VALID",
         "2",
