@@ -41,6 +41,8 @@ bp = Blueprint("usage", __name__)
 
 _HOUR, _DAYS = timedelta(hours=1), {"7d": 7, "30d": 30}
 _EARLIEST = date(2, 1, 1)
+MAX_ROWS = 25
+"""Of a table, until all are asked for."""
 
 
 TEMPLATE = "dashboard/usage/index.html"
@@ -206,7 +208,7 @@ def list_priced_meters(session: Session, organization_id: UUID, at: datetime) ->
 
 
 class UsageFilters(StrictSchema):
-    """Filters of the usage page: range, mode, meter and tab."""
+    """Filters of the usage page: range, mode, meter and tab; all rows of a table, or the first of them."""
 
     range = fields.String(load_default=None, validate=validate.OneOf([code for code, _ in RANGE_CHOICES]))
     start_date = DateField(load_default=None)
@@ -215,6 +217,7 @@ class UsageFilters(StrictSchema):
     meter = fields.String(load_default=None, validate=validate.Length(max=100))
     tab = fields.String(load_default="endpoint", validate=validate.Length(max=100))
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
+    rows = fields.String(load_default=None, validate=validate.OneOf(("all",)))
 
 
 @dataclass(frozen=True)
@@ -323,7 +326,7 @@ def _meter_rows(view: _View, days: DateRange, meter: MeterContent, *, is_table: 
         form=_filled(view.form),
         tab=view.tab,
         view=usage,
-        rows=usage.rows,
+        **_shown_rows(view, usage.rows),
         range_label=_format_range(days),
         **_range_links(view, reports.used_meters(engine.session(), g.principal.organization_id, days, view.mode)),
     )
@@ -340,7 +343,7 @@ def _render(view: _View, report: UsageReport) -> Response:
         form=_filled(view.form),
         tab=view.tab,
         report=report,
-        rows=_rows(report, view.tab, view.by_code),
+        **_shown_rows(view, _rows(report, view.tab, view.by_code)),
         chart=charts.with_links(
             call_chart(calls, days, view.by_code), lambda first, last: _bar_url(calls, days, view.mode, first, last)
         ),
@@ -352,6 +355,11 @@ def _render(view: _View, report: UsageReport) -> Response:
         app_url=setting("APP_URL"),
         **_range_links(view, {usage.meter for usage in report.by_meter}),
     )
+
+
+def _shown_rows(view: _View, rows: Sequence[Any]) -> dict[str, Any]:
+    """The first rows of a table, unless all are asked for, and the number of all."""
+    return {"rows": rows if view.form.value("rows") else rows[:MAX_ROWS], "row_count": len(rows)}
 
 
 def _period_rows(view: _View, *, is_table: bool) -> Response:
@@ -378,7 +386,7 @@ def _range_links(view: _View, used: Collection[str] = ()) -> dict[str, Any]:
 
     used: meters with usage in the range
     """
-    filters = {name: value for name, value in view.form.values.items() if name not in ("tab", "format")}
+    filters = {name: value for name, value in view.form.values.items() if name not in ("tab", "format", "rows")}
     addresses = {code: url_for("dashboard.usage.index", **filters, tab=code) for code, _ in view.tabs}
     return {
         "tabs": [(text, addresses[code], code == view.tab) for code, text in view.tabs],

@@ -69,7 +69,7 @@ _QUERIES = {
     "reference": "SELECT provider_reference FROM payments ORDER BY created_at DESC LIMIT 1",
     "mail_id": f"SELECT id FROM mails WHERE {_OWN} ORDER BY created_at DESC LIMIT 1",
     "grt": f"SELECT id FROM credit_grants WHERE {_OWN} AND kind = 'promotional' LIMIT 1",
-    "request_id": f"SELECT request_id FROM request_log WHERE {_OWN} AND status = 422 ORDER BY at DESC LIMIT 1",
+    "request_id": f"SELECT request_id FROM request_log WHERE {_OWN} ORDER BY status DESC, at DESC LIMIT 1",
     "job": "SELECT 'usage.roll_up'",
     "job_id": "SELECT NULL",
     "provider": "SELECT 'mock'",

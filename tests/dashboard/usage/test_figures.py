@@ -86,13 +86,24 @@ def test_csv_equals_the_api(app: Flask, acme: UsageOrganization, tab: str, part:
     assert {
         (*(row[name] for name in (*names, *COUNTS)), Decimal(row["cost"]), row["currency"]) for row in rows
     } == expected
-    listed = read_table(open_usage(app, acme, f"tab={tab}"))
+    listed = read_table(open_usage(app, acme, f"tab={tab}&rows=all"))
     assert len(listed) == len(rows)
     for row, cells in zip(rows, listed, strict=True):
         assert cells[1] == row["requests"]
         assert cells[2] == row["success_count"]
         assert int(cells[3]) + int(cells[4]) == int(row["error_count"])
         assert cells[5] == formatting.format_cost(Decimal(row["cost"]), "USD")
+
+
+def test_long_tables_show_their_first_rows_until_all_are_asked_for(app: Flask, acme: UsageOrganization) -> None:
+    page = open_usage(app, acme, "tab=day&range=30d")
+    assert len(read_table(page)) == 25
+    assert "Show all 30 rows" in page
+    page = open_usage(app, acme, "tab=day&range=30d&rows=all")
+    assert len(read_table(page)) == 30
+    assert "Show all" not in page
+    assert len(download_csv(app, acme, "tab=day&range=30d")) == 30
+    assert "Show all 30 rows" in open_usage(app, acme, "meter=sms&tab=day")
 
 
 def test_chart_equals_the_timeseries_of_the_api(app: Flask, acme: UsageOrganization) -> None:
