@@ -22,7 +22,7 @@ from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
 from saas_api.core.fields import PrefixedId, Text
 from saas_api.core.web import pages
-from saas_api.webhooks import deliveries, endpoints, labels
+from saas_api.webhooks import deliveries, endpoints, labels, models
 from saas_api.webhooks.deliveries import DeliveryView
 from saas_api.webhooks.endpoints import EndpointHealth
 from saas_api.webhooks.models import Attempt, Delivery, DeliveryState, Endpoint, EndpointStatus, Event
@@ -203,7 +203,7 @@ def list_endpoint_deliveries(session: SystemSession, endpoint: Endpoint, query: 
     is_of_endpoint = (Delivery.organization_id == endpoint.organization_id, Delivery.endpoint_id == endpoint.id)
     statement = sa.select(Delivery, Event).join(Event, is_event).where(*is_of_endpoint)
     if query["status"]:
-        statement = statement.where(Delivery.state == query["status"])
+        statement = statement.where(models.is_in_state(query["status"]))
     keys = (Delivery.created_at.desc(), Delivery.id.desc())
     return lists.paginate_or_export(session, statement, *keys, query=query, convert=lambda row: DeliveryView(*row))
 

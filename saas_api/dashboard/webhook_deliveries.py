@@ -10,7 +10,8 @@ import orjson
 import sqlalchemy as sa
 from flask import Blueprint, Response, g
 from marshmallow import fields, validate
-from sqlalchemy.orm import Session
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import Session, aliased
 
 from saas_api.core import clock
 from saas_api.core.access import require_permission
@@ -21,20 +22,14 @@ from saas_api.core.web import forms, pages, templating
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import HTMX_STOP_POLLING, PAGE_SIZE
 from saas_api.dashboard import context
-from saas_api.webhooks import deliveries, event_types, events, labels, payload, schemas
+from saas_api.webhooks import deliveries, event_types, events, labels, models, payload, schemas
 from saas_api.webhooks.deliveries import EventNotFound
 from saas_api.webhooks.models import Attempt, Delivery, DeliveryState, Endpoint, Event
 from saas_api.webhooks.schemas import DeliveriesQuery, EventsQuery
 
 bp = Blueprint("webhook_deliveries", __name__)
-_STATE = "CASE WHEN d.status = 'queued' AND d.attempts > 0 THEN 'retrying' ELSE d.status END"
-_CONDITIONS = {
-    **{state: f"d.status = '{state}'" for state in DeliveryState},
-    DeliveryState.QUEUED: "d.status = 'queued' AND d.attempts = 0",
-    DeliveryState.RETRYING: "d.status = 'queued' AND d.attempts > 0",
-}
-_COLUMNS = f"""d.id, d.event_id, e.type, d.endpoint_id, w.url, w.deleted_at IS NOT NULL AS is_deleted, d.cause,
-  {_STATE} AS state, d.attempts, d.last_status, d.error_code, d.next_at, d.finished_at, d.created_at"""
+_COLUMNS = """d.id, d.event_id, e.type, d.endpoint_id, w.url, w.deleted_at IS NOT NULL AS is_deleted, d.cause,
+  d.status, d.attempts, d.last_status, d.error_code, d.next_at, d.finished_at, d.created_at"""
 _CARRIED = "JOIN events e ON e.organization_id = d.organization_id AND e.id = d.event_id"
 _NEWEST_FIRST = Keyset(Delivery.created_at.desc(), Delivery.id.desc())
 # The newest rows of each endpoint by its own index, then the newest of all.
@@ -52,6 +47,14 @@ SELECT {_COLUMNS} FROM webhook_deliveries d {_CARRIED}
  ORDER BY d.created_at DESC, d.id DESC LIMIT 50""")
 
 
+_CONDITIONS = {
+    state: str(
+        models.is_in_state(state, aliased(Delivery, name="d")).compile(
+            dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}
+        )
+    )
+    for state in DeliveryState
+}
 _OF_OBJECT = """d.event_id IN (SELECT id FROM events WHERE organization_id = :organization_id
   AND type = ANY (:types) AND subject_id = :found)"""
 _SEARCHES = {"whd": "d.id = :found", "evt": "d.event_id = :found"}
@@ -79,13 +82,18 @@ class DeliveryRow:
     url: str
     is_deleted: bool
     cause: str
-    state: str
+    status: str
     attempts: int
     last_status: int | None
     error_code: str | None
     next_at: datetime | None
     finished_at: datetime | None
     created_at: datetime
+
+    @property
+    def state(self) -> DeliveryState:
+        """The status as customers see it."""
+        return models.delivery_state(self.status, self.attempts)
 
     @property
     def is_due(self) -> bool:

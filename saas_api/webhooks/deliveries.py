@@ -18,7 +18,7 @@ from saas_api.core.db import pagination, types
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import NotFound, ValidationFailed
 from saas_api.core.jobs import queue
-from saas_api.webhooks import endpoints, event_types, payload
+from saas_api.webhooks import endpoints, event_types, models, payload
 from saas_api.webhooks.endpoints import EndpointDisabled, EndpointNotFound
 from saas_api.webhooks.event_types import TEST_EVENT_TYPE
 from saas_api.webhooks.events import DRAIN_JOB, IS_SUBSCRIBED_CLAUSE
@@ -72,7 +72,7 @@ def list_deliveries(
     """
     statement = _select_with_event(organization_id).where(Delivery.endpoint_id == endpoint_id)
     if status:
-        statement = statement.where(Delivery.state == status)
+        statement = statement.where(models.is_in_state(status))
     if event_type:
         statement = statement.where(Event.type == event_type)
     if event_id:

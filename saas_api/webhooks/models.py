@@ -7,7 +7,6 @@ from enum import StrEnum
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, DateTime, FetchedValue, LargeBinary, SmallInteger, Text
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
-from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
 from saas_api.core import ids
@@ -146,17 +145,26 @@ class Delivery(Model):
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
 
-    @hybrid_property
+    @property
     def state(self) -> DeliveryState:
         """The status as customers see it."""
-        is_retrying = self.status == DeliveryStatus.QUEUED and self.attempts > 0
-        return DeliveryState.RETRYING if is_retrying else DeliveryState(self.status)
+        return delivery_state(self.status, self.attempts)
 
-    @state.inplace.expression
-    @classmethod
-    def _state_expression(cls) -> sa.ColumnElement[str]:
-        is_retrying = sa.and_(cls.status == DeliveryStatus.QUEUED, cls.attempts > 0)
-        return sa.case((is_retrying, DeliveryState.RETRYING.value), else_=sa.cast(cls.status, Text))
+
+def delivery_state(status: str, attempts: int) -> DeliveryState:
+    """Return the status of a delivery as customers see it."""
+    return DeliveryState.RETRYING if status == DeliveryStatus.QUEUED and attempts else DeliveryState(status)
+
+
+def is_in_state(state: str, delivery: type[Delivery] = Delivery) -> sa.ColumnElement[bool]:
+    """Condition of the deliveries whose `delivery_state` is a given one, as the indexes name it.
+
+    delivery: an alias of the table
+    """
+    if state == DeliveryState.RETRYING:
+        return sa.and_(delivery.status == DeliveryStatus.QUEUED, delivery.attempts > 0)
+    is_status = delivery.status == DeliveryStatus(state)
+    return sa.and_(is_status, delivery.attempts == 0) if state == DeliveryState.QUEUED else is_status
 
 
 class Attempt(Model):
