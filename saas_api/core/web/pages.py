@@ -45,6 +45,11 @@ def pagination_links(next_cursor: str | None) -> dict[str, Any]:
     }
 
 
+def first_rows(rows: Sequence[Any]) -> Sequence[Any]:
+    """The first rows of a list without pages; all of them when the query asks for `all`, as `ui.show_all` does."""
+    return rows if request.args.get("all") else rows[:PAGE_SIZE]
+
+
 def newer_url(page: Page | None, instant_of: Callable[[Any], datetime]) -> str:
     """The URL that counts the rows which came after a page; empty for other pages than the first.
 

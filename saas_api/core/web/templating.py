@@ -47,6 +47,7 @@ def init_templates(app: Flask) -> None:
         csrf_token=forms.csrf_token,
         form_key=forms.new_form_key,
         filter_url=pages.filter_url,
+        first_rows=pages.first_rows,
         date_presets=list_date_presets,
         may=can,
         plural=pluralize,

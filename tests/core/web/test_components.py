@@ -84,3 +84,13 @@ def test_sparkline_has_a_bar_for_each_value(render: Any) -> None:
     text = render("""{{ ui.sparkline([0, 5, 10], "15 calls") }}""")
     assert re.findall(r'height="([\d.]+)"/>', text) == ["1.0", "24.0", "47.0"]
     assert 'aria-label="15 calls"' in text
+
+
+def test_long_list_shows_25_rows_until_all_are_asked_for(render: Any) -> None:
+    """B6: a list without pages showed thousands of rows."""
+    source = """{{ first_rows(rows)|length }} {{ ui.show_all(rows, "members") }}"""
+    text = render(source, "/pricing?sort=name", rows=range(1, 10_001))
+    assert text.startswith("25 ")
+    assert '<a class="button plain" href="/pricing?sort=name&amp;all=1">Show all 10,000 members</a>' in text
+    assert render(source, "/pricing?all=1", rows=range(1, 10_001)).strip() == "10000"
+    assert render(source, rows=range(25)).strip() == "25"
