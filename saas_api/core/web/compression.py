@@ -44,6 +44,7 @@ def compress_response(response: Response) -> Response:
         pieces = response.iter_encoded()
         response.call_on_close(getattr(response.response, "close", lambda: None))
         response.response = _zstd_pieces(pieces) if encoding == "zstd" else _gzip_pieces(pieces)
+        response.direct_passthrough = False  # or werkzeug closes nothing, not even the file that is compressed
         response.headers.pop("Content-Length", None)
     else:
         response.set_data(compress(response.get_data(), encoding))
