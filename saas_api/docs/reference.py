@@ -1,5 +1,6 @@
 """The reference of the API, from its OpenAPI document: operations by topic, with bodies, answers and samples. Pure."""
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,9 +76,10 @@ class Field:
 class ReferenceOperation:
     """An operation.
 
-    credentials: names of those of which it takes one; empty for none
+    credentials: what it takes one of; empty for none
     request: of its samples; None where no program of a reader calls it
-    fields: of `data` in a successful answer
+    content: of a successful answer, by media type, as the document has it
+    fields: of `data` in that answer
     errors: status and codes
     """
 
@@ -90,11 +92,20 @@ class ReferenceOperation:
     parameters: Sequence[Field]
     body: Sequence[Field]
     request: Request | None
-    samples: Sequence[Sample]
     status_line: str
-    answers: Sequence[Sample]
+    content: Mapping[str, Mapping[str, Any]]
     fields: Sequence[Field]
     errors: Sequence[tuple[str, Sequence[str]]]
+
+    @functools.cached_property
+    def samples(self) -> Sequence[Sample]:
+        """The request in each language."""
+        return highlighting.make_request_samples(self.request) if self.request else []
+
+    @functools.cached_property
+    def answers(self) -> Sequence[Sample]:
+        """An example of the successful answer, in each of its media types."""
+        return [_answer(media_type, item) for media_type, item in self.content.items()]
 
 
 @dataclass(frozen=True)
@@ -161,9 +172,8 @@ class _Reader:
                         for item in spec["parameters"]],
             body=self._fields(next(iter(content.values()))["schema"], 0) if content else [],
             request=request,
-            samples=highlighting.make_request_samples(request) if request else [],
             status_line=f"{status} {HTTPStatus(int(status)).phrase}",
-            answers=[_answer(media_type, item) for media_type, item in success["content"].items()],
+            content=success["content"],
             fields=self._data_fields(success["content"]),
             errors=[(status, list(item["content"]["application/json"]["examples"]))
                     for status, item in spec["responses"].items() if status >= "400"],

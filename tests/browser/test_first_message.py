@@ -65,6 +65,15 @@ def test_sign_up_works_without_javascript_at_320_px_in_dark_mode(
     window.press("Send test message")
     work()
     window.refresh_until("Delivered")
+    page = window.open("/docs/")
+    page.get_by_text("Menu", exact=True).click()
+    page.get_by_role("link", name="Idempotency", exact=True).filter(visible=True).click()
+    page.get_by_text("Python", exact=True).first.click()
+    window.sees("requests.post(")
+    page.get_by_role("searchbox").fill("spend cap reached")
+    page.get_by_role("searchbox").press("Enter")
+    page.get_by_role("link", name="SPEND_CAP_REACHED").click()
+    window.sees("402 Payment Required")
 
 
 def test_form_survives_an_ended_session(window: Window) -> None:

@@ -32,6 +32,18 @@ def test_key_that_is_typed_once_authorizes_every_document_and_is_stored_nowhere(
     assert page.evaluate("[sessionStorage.length, localStorage.length]") == [0, 0]
 
 
+def test_search_answers_as_one_types_and_a_language_is_chosen_once(window: Window) -> None:
+    page = window.open("/docs/reference/messages")
+    page.get_by_text("JavaScript", exact=True).first.click()
+    page.get_by_role("searchbox").press_sequentially("idempot")
+    page.locator("#found").get_by_role("link", name="Idempotency", exact=True).click()
+    window.sees("await fetch(")
+    assert page.get_by_text("curl http").filter(visible=True).count() == 0
+    page.get_by_role("button", name="Copy").first.click()
+    window.sees("Copied")
+    window.inspect()
+
+
 def test_texts_of_a_document_run_nothing(app: Flask, window: Window) -> None:
     script = "document.title = 'run'"
     hostile = f'<script>{script}</script><img src="data:," onerror="{script}"> [a link](javascript:{script}) the end'
