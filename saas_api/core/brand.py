@@ -113,8 +113,8 @@ def style_rules(color: str) -> str:
 
 
 def _first(shade: Callable[[float], str], is_wanted: Callable[[str], bool]) -> str:
-    """The first shade that is wanted, in steps of a hundredth; the last one is always wanted."""
-    return next(found for step in range(101) if is_wanted(found := shade(min(step / 100, 1))))
+    """The first shade that is wanted, in steps of a hundredth; the ground itself, or white, always is."""
+    return next(found for step in range(101) if is_wanted(found := shade(step / 100)))
 
 
 def _is_legible_in_the_dark(color: str) -> bool:

@@ -11,11 +11,16 @@ from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saas_api.core import brand, colors
+from saas_api.accounts import organizations
+from saas_api.accounts.audit import Actor
+from saas_api.core import brand, colors, ids
 from saas_api.core.brand import Brand
+from saas_api.core.db import tenancy
 from saas_api.mail import mails
 from saas_api.settings.logo import MAX_LOGO_BYTES, logo_problem
+from tests.support.accounts import User
 from tests.support.mail import CONTEXTS, links
+from tests.support.pages import Browser
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{}</svg>'
@@ -134,6 +139,17 @@ def test_pages_show_the_brand(client: FlaskClient, acme: Brand) -> None:
     for address in (acme.terms_url, acme.privacy_url, "mailto:help@acme.example"):
         assert f'<a href="{address}">' in page
     assert "saas-api" not in page
+
+
+def test_suspended_organization_is_told_whom_to_ask(app: Flask, alice: User, acme: Brand) -> None:
+    """R15: "Contact support." named no address."""
+    with app.app_context(), tenancy.system_session("admin.act") as session:
+        actor = Actor("system", "test")
+        organizations.suspend(session, ids.parse_id("org", alice.organization_id), actor, "unpaid for long")
+    page = Browser(app, alice).open("/dashboard").text
+    assert "Contact support at help@acme.example." in page
+    assert page.count('<a href="mailto:help@acme.example">') == 2, "in the banner and in the footer"
+    assert f'<a href="{acme.terms_url}">Terms</a>' in page
 
 
 def test_colour_is_that_of_style_sheet_and_icon(client: FlaskClient, acme: Brand) -> None:

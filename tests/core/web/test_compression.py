@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from flask import Flask, Response
+from flask import Flask, Response, send_file
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
@@ -24,6 +24,7 @@ else:
 LONG = "one line of text\n" * 200
 DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "zstd": zstd.decompress}
 closed: list[str] = []
+opened: list[io.BytesIO] = []
 
 
 def rows() -> Iterator[Sequence[Any]]:
@@ -32,6 +33,11 @@ def rows() -> Iterator[Sequence[Any]]:
             yield [number, "text"]
     finally:
         closed.append("rows")
+
+
+def send_open_file() -> Response:
+    opened.append(io.BytesIO(LONG.encode()))
+    return send_file(opened[-1], mimetype="text/css")
 
 
 VIEWS: dict[str, Callable[[], Response]] = {
@@ -46,6 +52,7 @@ VIEWS: dict[str, Callable[[], Response]] = {
     "/part": lambda: Response(LONG, 206, mimetype="text/plain"),
     "/tagged": lambda: Response(LONG, mimetype="text/plain", headers={"ETag": '"v1"', "Accept-Ranges": "bytes"}),
     "/csv": lambda: pages.csv_response("rows.csv", ["number", "text"], rows()),
+    "/file": send_open_file,
     "/slow": lambda: Response(iter(["first ", "second"]), mimetype="text/csv"),
 }
 
@@ -135,6 +142,15 @@ def test_client_that_leaves_ends_the_stream(small_app: Flask, encoding: str) -> 
     next(response.iter_encoded())
     response.close()
     assert closed == ["rows"]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd", ""])
+def test_file_is_closed_behind_its_response(visitor: FlaskClient, encoding: str) -> None:
+    response = accept(visitor, "/file", encoding)
+    body = response.data
+    assert (DECOMPRESS[encoding](body) if encoding else body) == LONG.encode()
+    response.close()
+    assert opened[-1].closed
 
 
 def test_each_piece_of_a_stream_can_be_read_at_once(visitor: FlaskClient) -> None:
