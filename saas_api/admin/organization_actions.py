@@ -172,7 +172,7 @@ class BillNowPreview:
     @property
     def is_recent_period(self) -> bool:
         """Whether the running period began within the last hour, perhaps because another operator billed it."""
-        return (clock.now() - self.running.starts_at).total_seconds() < RECENT_PERIOD_SECONDS
+        return (clock.now() - self.running.period.starts_at).total_seconds() < RECENT_PERIOD_SECONDS
 
 
 def preview_plan_change(organization: Organization, form: Form | None) -> Preview:

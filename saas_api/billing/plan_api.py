@@ -8,6 +8,7 @@ from saas_api.accounts import audit, organizations
 from saas_api.accounts.organizations import OrganizationClosed
 from saas_api.billing import periods, plans, previews, subscriptions
 from saas_api.billing.currencies import CurrencyFixed
+from saas_api.billing.current_period import NoCurrentPeriod
 from saas_api.billing.plan_schemas import (
     ChangedPlanOut,
     ChangePlanIn,
@@ -18,7 +19,6 @@ from saas_api.billing.plan_schemas import (
     SimulateOut,
     SubscriptionOut,
 )
-from saas_api.billing.previews import NoCurrentPeriod
 from saas_api.billing.subscriptions import (
     AlreadyOnPlan,
     CurrentSubscription,

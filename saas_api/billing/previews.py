@@ -8,34 +8,31 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from saas_api.billing import bill_inputs, periods, plans, subscriptions
+from saas_api.billing import bill_inputs, current_period, plans, subscriptions
+from saas_api.billing.current_period import CurrentPeriod
 from saas_api.billing.models import BillingPeriod
 from saas_api.billing.rating import bill
 from saas_api.billing.rating.bill import Bill, RatedPlanVersion, UsageQuantity
 from saas_api.billing.subscriptions import InvalidPlan
 from saas_api.core import clock
-from saas_api.core.errors import ServiceUnavailable, ValidationFailed
+from saas_api.core.errors import ValidationFailed
 from saas_api.usage import meters
-
-
-class NoCurrentPeriod(ServiceUnavailable):
-    """The organization has no open period, and none could be opened."""
 
 
 @dataclass(frozen=True)
 class BillPreview:
-    """The bill of the current period so far.
+    """The current period and its bill.
 
-    total_requests: accepted requests that the period pays for
-    forecast: the same usage with the base to the period's end
+    running: the current period with the figures that every page shows
+    bill: what ending the period now would charge: the base amount up to now, and usage
     """
 
-    starts_at: datetime
-    ends_at: datetime
-    timezone: str
-    total_requests: int
+    running: CurrentPeriod
     bill: Bill
-    forecast: Bill
+
+    @property
+    def period(self) -> BillingPeriod:
+        return self.running.account.period
 
     @property
     def currency(self) -> str:
@@ -43,33 +40,15 @@ class BillPreview:
 
 
 def preview_current_period(session: Session, organization_id: UUID) -> BillPreview:
-    """Calculate what closing the current period now would charge.
+    """Calculate the figures of the current period, and what ending it now would charge.
 
     raises: OrganizationNotFound, NoCurrentPeriod
     """
-    period = _current_period(session, organization_id)
-    now = max(clock.now(), period.starts_at)
-    usage = bill_inputs.get_live_usage(session, period, subscriptions.list_segments(session, organization_id))
-    return BillPreview(
-        period.starts_at,
-        period.ends_at,
-        period.timezone,
-        usage.requests,
-        bill.calculate_bill(bill_inputs.get_period_inputs(session, period, now, usage)),
-        bill.calculate_bill(bill_inputs.get_period_inputs(session, period, period.ends_at, usage)),
-    )
-
-
-def _current_period(session: Session, organization_id: UUID) -> BillingPeriod:
-    now = clock.now()
-    periods.ensure_account(session, organization_id)
-    periods.ensure_period(session, organization_id, now)
-    period = periods.find_current_period(session, organization_id, now) or periods.find_earliest_open_period(
-        session, organization_id
-    )
-    if period is None:
-        raise NoCurrentPeriod
-    return period
+    account = current_period.get_account(session, organization_id, clock.now())
+    now = max(clock.now(), account.period.starts_at)
+    running = current_period.get_current_period(session, account, now)
+    inputs = bill_inputs.get_period_inputs(session, account.period, now, running.usage)
+    return BillPreview(running, bill.calculate_bill(inputs))
 
 
 @dataclass(frozen=True)
@@ -124,15 +103,15 @@ def simulate_plans(
     raises: InvalidPlan with each plan that cannot be chosen; ValidationFailed for an unknown meter;
         OrganizationNotFound
     """
-    current_period = _current_period(session, organization_id)
+    period = current_period.get_account(session, organization_id, clock.now()).period
     subscription = subscriptions.get_subscription(session, organization_id, clock.now())
     current_plan = plans.plan_for_version(subscription.version.id)
     versions = _selectable_versions(session, codes, current_plan, subscription.version.currency)
     if quantities is not None:
         _check_meters(session, quantities)
-        usage = _given_month(current_period, versions.values(), quantities)
+        usage = _given_month(period, versions.values(), quantities)
     else:
-        usage = _recorded_periods(session, current_period, count, versions.values())
+        usage = _recorded_periods(session, period, count, versions.values())
     return [
         PlanSimulation(
             code,
@@ -167,11 +146,11 @@ def _given_month(
 
 
 def _recorded_periods(
-    session: Session, current_period: BillingPeriod, count: int, versions: Iterable[RatedPlanVersion]
+    session: Session, newest: BillingPeriod, count: int, versions: Iterable[RatedPlanVersion]
 ) -> _SimulatedUsage:
-    periods = bill_inputs.list_previous_periods(session, current_period, count) if count else [current_period]
+    periods = bill_inputs.list_previous_periods(session, newest, count) if count else [newest]
     ids = [version.id for version in versions]
-    used = bill_inputs.usage_by_period(session, current_period.organization_id, periods, ids)
+    used = bill_inputs.usage_by_period(session, newest.organization_id, periods, ids)
     return {one: [(period, used.get((period.id, one), ())) for period in periods] for one in ids}
 
 

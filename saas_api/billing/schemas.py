@@ -71,14 +71,26 @@ class BillLineOut(StrictSchema):
 class BillPreviewOut(StrictSchema):
     """GET /billing/calculate."""
 
-    period = Embedded(BillingPeriodOut())
-    total_requests = fields.Integer()
-    lines = fields.List(NestedAmounts(BillLineOut()), attribute="bill.lines")
-    total_amount = MinorAmount(attribute="bill.total_minor")
-    forecast_amount = MinorAmount(
-        attribute="forecast.total_minor",
-        metadata={"description": "the same usage with the base to the period's end"},
+    period = fields.Nested(BillingPeriodOut())
+    total_requests = fields.Integer(attribute="running.requests")
+    so_far_amount = MinorAmount(
+        attribute="running.so_far_minor",
+        metadata={"description": "the base amount of the whole period and usage so far, without a plan's minimum"},
     )
+    projected_amount = MinorAmount(
+        attribute="running.projected_minor",
+        allow_none=True,
+        metadata={
+            "description": "the bill at the end of the period if usage continues at its pace; "
+            "null on the first day of a period or plan"
+        },
+    )
+    lines = fields.List(
+        NestedAmounts(BillLineOut()),
+        attribute="bill.lines",
+        metadata={"description": "what ending the period now would charge: the base up to now, and usage"},
+    )
+    total_amount = MinorAmount(attribute="bill.total_minor", metadata={"description": "the sum of the lines"})
     currency = fields.String()
     status = fields.String(dump_default="calculating")
 

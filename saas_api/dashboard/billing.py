@@ -7,8 +7,9 @@ from flask import Blueprint, Response, url_for
 from marshmallow import fields, validate
 
 from saas_api.billing import credit_notes as billing_credit_notes
-from saas_api.billing import invoices
+from saas_api.billing import current_period, invoices
 from saas_api.billing import wallet as billing_wallet
+from saas_api.billing.current_period import CurrentPeriod
 from saas_api.billing.invoices import InvoiceListItem
 from saas_api.billing.models import CreditEntryReason, GrantKind, InvoiceStatus
 from saas_api.billing.schemas import BillingPeriodOut, InvoiceListItemOut, InvoicesQuery
@@ -20,8 +21,7 @@ from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import PageQuery
 from saas_api.core.web import forms, pages
 from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
-from saas_api.dashboard import context, running_period
-from saas_api.dashboard.running_period import CurrentPeriod
+from saas_api.dashboard import context
 
 bp = Blueprint("billing", __name__)
 
@@ -68,7 +68,7 @@ def index() -> Response:
     query, form = forms.parse_filters(InvoiceFilters(exclude=("limit",)))
     if not form.errors and query["format"] == "csv":
         return _table(query)
-    running = running_period.get_current_period(engine.session(), context.current_account(), clock.now())
+    running = current_period.get_current_period(engine.session(), context.current_account(), clock.now())
     page_context: dict[str, Any] = {
         "running": running,
         "period": running.account.period,

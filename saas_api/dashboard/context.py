@@ -6,16 +6,14 @@ from flask import g, request
 from marshmallow import fields, validate
 
 from saas_api.accounts import organizations
-from saas_api.billing import periods
-from saas_api.billing.previews import NoCurrentPeriod
+from saas_api.billing import current_period
+from saas_api.billing.current_period import BillingAccount
 from saas_api.core import clock
 from saas_api.core.access import KeyMode
 from saas_api.core.db import engine
 from saas_api.core.errors import Conflict, ValidationFailed
 from saas_api.core.fields import StrictSchema
 from saas_api.core.web import http
-from saas_api.dashboard import running_period
-from saas_api.dashboard.running_period import BillingAccount
 
 
 class ConfirmationForm(StrictSchema):
@@ -36,9 +34,9 @@ def current_zone() -> str:
 
 
 def find_account() -> BillingAccount | None:
-    """Returns the organization's account as `running_period.find_account`, read once in a request."""
+    """Returns the organization's account as `current_period.find_account`, read once in a request."""
     if g.get("billing_account") is None:
-        g.billing_account = running_period.find_account(engine.session(), current_organization_id(), clock.now())
+        g.billing_account = current_period.find_account(engine.session(), current_organization_id(), clock.now())
     account: BillingAccount | None = g.billing_account
     return account
 
@@ -50,11 +48,8 @@ def current_account() -> BillingAccount:
     """
     account = find_account()
     if account is None:
-        periods.ensure_account(engine.session(), current_organization_id())
-        periods.ensure_period(engine.session(), current_organization_id(), clock.now())
-        account = find_account()
-    if account is None:
-        raise NoCurrentPeriod
+        account = current_period.get_account(engine.session(), current_organization_id(), clock.now())
+        g.billing_account = account
     return account
 
 

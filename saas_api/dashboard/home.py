@@ -13,7 +13,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import members
-from saas_api.billing import usage_costs
+from saas_api.billing import current_period, usage_costs
+from saas_api.billing.current_period import CurrentPeriod
 from saas_api.billing.usage_costs import UsagePoint
 from saas_api.core import access, clock, formatting, time_zones
 from saas_api.core.access import KeyMode, require_permission
@@ -22,8 +23,7 @@ from saas_api.core.settings import setting
 from saas_api.core.web import charts, pages
 from saas_api.core.web.charts import Chart, ChartPoint
 from saas_api.core.web.pages import HTMX_STOP_POLLING
-from saas_api.dashboard import context, navigation, requests, running_period
-from saas_api.dashboard.running_period import CurrentPeriod
+from saas_api.dashboard import context, navigation, requests
 from saas_api.usage import meters, request_counts
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.request_counts import RequestStatistics
@@ -230,7 +230,7 @@ def _read_figures() -> Figures:
         get_delivery_rate(session, organization_id, mode),
         statistics[0],
         since,
-        running_period.get_current_period(session, context.current_account(), now) if is_live else None,
+        current_period.get_current_period(session, context.current_account(), now) if is_live else None,
         list_recent_keys(session, organization_id, mode),
     )
 

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, g
 from marshmallow import fields, validate
 
 from saas_api.accounts import audit
-from saas_api.billing import alerts, spend_cap
+from saas_api.billing import alerts, current_period, spend_cap
 from saas_api.billing.models import BillingProfile
 from saas_api.billing.rating.thresholds import AlertRuleInput, AlertSubject
 from saas_api.billing.usage_schemas import MAX_ALERTS, AlertIn, SpendCapIn
@@ -22,7 +22,7 @@ from saas_api.core.errors import NotFound, ValidationFailed
 from saas_api.core.settings import setting
 from saas_api.core.web import pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
-from saas_api.dashboard import context, running_period
+from saas_api.dashboard import context
 from saas_api.usage import meter_file, meters
 from saas_api.usage.meter_file import MeterContent
 
@@ -61,7 +61,7 @@ class AlertForm(AlertIn):
 @require_permission("billing:read")
 def index(form: Form | None = None) -> Response:
     """Show the spend cap, the spend of the period, and the alerts."""
-    running = running_period.get_current_period(engine.session(), context.current_account(), clock.now())
+    running = current_period.get_current_period(engine.session(), context.current_account(), clock.now())
     by_code = meters.all_meters(engine.session())
     profile, currency = running.account.profile, running.version.currency
     return pages.render_page(

@@ -30,7 +30,7 @@ from saas_api.core.settings import setting
 from saas_api.core.web import charts, forms, pages
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import Form
-from saas_api.dashboard import context, meter_usage, requests, running_period
+from saas_api.dashboard import meter_usage, requests
 from saas_api.usage import meters, ranges, reports, request_counts
 from saas_api.usage.meter_file import MeterContent
 from saas_api.usage.ranges import DateRange, HourRange, InvalidDateRange
@@ -374,8 +374,7 @@ def _period_rows(view: _View, *, is_table: bool) -> Response:
         TEMPLATE,
         form=_filled(view.form),
         tab="period",
-        period=preview,
-        running=running_period.get_current_period(engine.session(), context.current_account(), clock.now()),
+        running=preview.running,
         metered=metered,
         **_range_links(view),
     )
@@ -535,5 +534,5 @@ def _period_table(metered: list[MeterUsageRow], preview: BillPreview, zone: Zone
         )
         for row in metered
     ]
-    starts = preview.starts_at.astimezone(zone).date()
+    starts = preview.period.starts_at.astimezone(zone).date()
     return pages.csv_response(f"usage-period-{starts}-live.csv", USAGE_CSV_COLUMNS["period"], rows)

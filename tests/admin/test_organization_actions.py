@@ -161,6 +161,7 @@ def test_bill_now_previews_and_then_writes_the_invoice(
     assert send_message(client, key)[0] == 202
     preview = browser.open(page).text
     assert "$0.01" in preview
+    assert "Cost so far" in preview
     assert "has just started" in preview
     assert execute_sql(app, "SELECT 1 FROM invoices") == []
     assert browser.submit(page, name="Acme", reason="short").status_code == 422

@@ -102,7 +102,7 @@ def test_preview_spend_and_simulation_agree_with_the_invoice(acme: BillingOrgani
         live = live_quantities.get_totals(session, acme.id, period_id)
     invoice = close_april(acme)
     assert invoice.total_minor == 1_700
-    assert {preview.forecast.total_minor, simulated.total_minor, spent.total} == {1_700}
+    assert {preview.running.bill.total_minor, simulated.total_minor, spent.total} == {1_700}
     assert live == spent.metered == {"peak": 9, "seats": 3, "people": 2, "calls": 3, "sms": 500}
 
 

@@ -213,7 +213,7 @@ def test_close_now_ends_the_period_and_bills_nothing_twice(context: Flask) -> No
     [item] = period_close.close_now(organization.id).invoices
     assert organization.lines() == {"base:starter@1": 1450, "usage:starter@1:sms": 100}
     assert item.invoice.total_minor == preview.bill.total_minor == drafted.invoice.total_minor == 1550
-    assert preview.forecast.total_minor == 3000
+    assert preview.running.bill.total_minor == 3000
     assert period_close.close_now(organization.id).invoices == []
     periods = organization.rows("SELECT starts_at, ends_at, state, is_cut FROM billing_periods ORDER BY seq")
     assert [tuple(period) for period in periods] == [

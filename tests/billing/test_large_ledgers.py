@@ -61,7 +61,7 @@ def test_preview_reads_rollups_and_costs_what_the_invoice_costs(app: Flask, acme
         preview = previews.preview_current_period(session, acme.id)
     assert sum(scan.rows_read for scan in scans) < ROWS / 10
     close_april(acme)
-    assert (preview.total_requests, preview.forecast.total_minor) == (ROWS, acme.invoices()[0].total_minor)
+    assert (preview.running.requests, preview.running.bill.total_minor) == (ROWS, acme.invoices()[0].total_minor)
 
 
 def test_events_are_read_once_when_many_organizations_are_closed(app: Flask, acme: BillingOrganization) -> None:

@@ -66,7 +66,7 @@ def test_late_usage_costs_the_same_in_preview_forecast_simulation_and_invoice() 
     [drafted] = period_close.preview_due(MAY_CLOSED, organization.id)
     invoice = close_periods(organization, MAY_CLOSED)
     assert march.total_minor == 10_000
-    assert preview.bill.total_minor == preview.forecast.total_minor == drafted.invoice.total_minor == 12_000
+    assert preview.bill.total_minor == preview.running.bill.total_minor == drafted.invoice.total_minor == 12_000
     assert invoice.total_minor == 12_000
     assert violations(organization) == []
 

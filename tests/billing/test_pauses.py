@@ -74,7 +74,7 @@ def test_preview_cap_and_invoice_agree_about_a_suspension(context: Flask) -> Non
         preview = previews.preview_current_period(session, organization.id)
         [period] = organization.rows("SELECT id FROM billing_periods WHERE seq = 1")
         spend = period_spend.get_period_spend(session, organization.id, period.id)
-    assert (preview.bill.total_minor, preview.forecast.total_minor, spend.base_minor) == (483, 483, 483)
+    assert (preview.bill.total_minor, preview.running.bill.total_minor, spend.base_minor) == (483, 483, 483)
     [item] = period_close.close_now(organization.id).invoices
     assert item.invoice.total_minor == 483
 

@@ -140,7 +140,7 @@ def test_simulation_of_the_current_period_equals_its_forecast() -> None:
     organization.use(12_345, "email", at=day(3))
     clock.freeze_time(day(9))
     with organization.transaction() as session:
-        forecast = previews.preview_current_period(session, organization.id).forecast.total_minor
+        forecast = previews.preview_current_period(session, organization.id).running.bill.total_minor
     totals = simulate(organization, None)
     assert totals == {"free": 2050 + 1135, "starter": 7185, "pro": 9900 + 1525 + 617, "scale": 49_900 + 1220 + 494}
     assert totals["starter"] == forecast

@@ -104,7 +104,7 @@ def test_preview_spend_and_report_agree_with_the_invoice(acme: BillingOrganizati
         report = usage_costs.usage_report(session, acme.id, days)
     invoice = close_april(acme)
     assert invoice.total_minor == 1_000 + 50 + 2_000 + 30
-    assert {preview.forecast.total_minor, simulated.total_minor, spent.total} == {invoice.total_minor}
+    assert {preview.running.bill.total_minor, simulated.total_minor, spent.total} == {invoice.total_minor}
     assert report.total_cost_minor == invoice.total_minor - 1_000
     assert spent.metered == {"tokens": 2_430}
     [tokens] = report.by_meter

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from saas_api.billing import bill_inputs, invariants, period_spend, usage_costs
+from saas_api.billing import bill_inputs, current_period, invariants, period_spend, usage_costs
 from saas_api.core import clock, time_zones
-from saas_api.dashboard import running_period
 from saas_api.usage import rollups
 from saas_api.usage.ranges import DateRange
 from tests.support.billing import BillingOrganization, create_organization, day, publish_meter, publish_prices
@@ -116,9 +115,9 @@ def test_recent_usage_is_counted_under_each_plan_that_is_compared(acme: BillingO
 def test_forecast_multiplies_only_meters_that_add_up(acme: BillingOrganization) -> None:
     clock.freeze_time(day(16))
     with acme.transaction() as session:
-        account = running_period.find_account(session, acme.id, clock.now())
+        account = current_period.find_account(session, acme.id, clock.now())
         assert account is not None
-        forecast = running_period.get_current_period(session, account, clock.now()).forecast
+        forecast = current_period.get_current_period(session, account, clock.now()).forecast
     assert {line.meter: line.quantity for line in forecast.lines} == {"peak": 9, "seats": 3, "people": 2, "calls": 6}
 
 

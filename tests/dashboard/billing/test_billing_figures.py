@@ -11,12 +11,11 @@ import pytest
 from flask import Flask
 
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
-from saas_api.billing import credit_notes, invoice_documents, period_close, periods, previews, spend_cap
+from saas_api.billing import credit_notes, current_period, invoice_documents, period_close, periods, previews, spend_cap
 from saas_api.billing.credit_notes import CreditNoteInput
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.core.formatting import EMPTY_VALUE
-from saas_api.dashboard import running_period
 from tests.support.accounts import sign_up
 from tests.support.billing import day
 from tests.support.billing_pages import API, BILLING, browse, get_api, invoice_page, page_text
@@ -54,7 +53,7 @@ def test_current_period_equals_the_api(acme: PayingOrganization, may: Browser) -
     for line in usage_lines:
         assert f"{line['description']}" in page
         assert money(line["amount"]) in page
-    so_far = money(data["forecast_amount"])
+    so_far = money(data["so_far_amount"])
     assert f"Cost so far {so_far} plan fee and usage, {data['total_requests']} accepted calls" in page
     assert f"Total so far {so_far}" in page
     assert f"{so_far} of {money(cap['amount'])} in this period" in page
@@ -75,9 +74,11 @@ def test_forecast_continues_usage_at_its_pace(acme: PayingOrganization, may: Bro
     """G7: the forecast assumed that usage stops."""
     open_period(acme)
     acme.use(3_900)  # in 19.5 of 31 days, so 6,200 at the end: 31.00 and the plan fee
-    for path in (BILLING, "/dashboard/usage?tab=period"):
+    for path in ("/dashboard", BILLING, "/dashboard/usage?tab=period"):
         assert "Forecast $130.00" in page_text(may.open(path))
+    assert get_api(acme, "/calculate")["projected_amount"] == "130.00"
     clock.freeze_time(day(1, 23, month=5))
+    assert get_api(acme, "/calculate")["projected_amount"] is None
     assert f"Forecast {EMPTY_VALUE} available from the second day on this plan" in page_text(may.open(BILLING))
 
 
@@ -95,15 +96,12 @@ def test_reads_of_the_page_equal_those_of_billing(acme: PayingOrganization, is_m
             previews.preview_current_period(session, acme.id),
             spend_cap.get_cap_state(session, acme.id),
         )
-        account = running_period.find_account(session, acme.id, now)
+        account = current_period.find_account(session, acme.id, now)
         assert account is not None
-        current_period = running_period.get_current_period(session, account, now)
-    assert current_period.bill == expected.forecast
-    assert (current_period.requests, current_period.spent_minor) == (expected.total_requests, cap.spent.total)
-    assert (current_period.account.period.id, current_period.account.profile.spend_cap_minor) == (
-        cap.period_id,
-        cap.amount_minor,
-    )
+        running = current_period.get_current_period(session, account, now)
+    assert running.bill == expected.running.bill
+    assert (running.requests, running.spent_minor) == (expected.running.requests, cap.spent.total)
+    assert (running.account.period.id, running.account.profile.spend_cap_minor) == (cap.period_id, cap.amount_minor)
 
 
 def test_invoices_and_totals_equal_the_api(acme: PayingOrganization, owner: Browser) -> None:
@@ -177,7 +175,7 @@ def test_previewed_plan_change_equals_the_invoice(may: Browser, acme: PayingOrga
         assert f"{line['description']} {money(line['amount'])}" in page
     sent = may.submit(f"{BILLING}/plans/scale?when={when}", f"{BILLING}/plans/scale")
     assert (sent.status_code, sent.location) == (303, f"{BILLING}/plans")
-    assert get_api(acme, "/calculate")["forecast_amount"] == data["changed"]["total_amount"]
+    assert get_api(acme, "/calculate")["so_far_amount"] == data["changed"]["total_amount"]
     clock.freeze_time(day(1, 2, month=6))
     [closed] = period_close.close_due(clock.now(), acme.id).invoices
     assert money(str(Decimal(closed.invoice.total_minor) / 100)) == money(data["changed"]["total_amount"])

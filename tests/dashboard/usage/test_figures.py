@@ -59,7 +59,7 @@ def test_figures_equal_the_api(app: Flask, acme: UsageOrganization, query: str, 
     assert figures["Rejected"] == f"{summary['failed_requests']:,}"
     assert figures["Rate limited"] == f"{summary['rate_limited_requests']:,}"
     is_test = parameters.get("mode") == "test"
-    assert figures["Cost"] == (EMPTY_VALUE if is_test else f"${summary['total_cost']}")
+    assert figures["Usage cost"] == (EMPTY_VALUE if is_test else f"${summary['total_cost']}")
     assert Decimal(re.findall(r"([\d.]+)% of calls within the rate limit", page)[0]) == Decimal(
         str(summary["success_rate"])
     )
@@ -160,7 +160,7 @@ def test_current_period_equals_the_bill_of_the_api(app: Flask, acme: UsageOrgani
     page = open_usage(app, acme, "tab=period")
     figures = read_stats(page)
     assert figures["Billed calls so far"] == str(api["total_requests"])
-    assert figures["Cost so far"] == f"${api['forecast_amount']}"
+    assert figures["Cost so far"] == f"${api['so_far_amount']}"
     line = next(line for line in api["lines"] if line.get("meter") == "sms")
     rows = {row["meter"]: row for row in download_csv(app, acme, "tab=period")}
     assert rows["sms"]["amount"] == line["amount"]

@@ -1,4 +1,4 @@
-"""The current period and what it costs so far."""
+"""The current period of an organization: what it costs so far, and what it will cost at the present pace."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,20 +6,26 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
-from saas_api.billing import bill_inputs, pauses, period_spend
+from saas_api.billing import bill_inputs, pauses, period_spend, periods
+from saas_api.billing.bill_inputs import LiveUsage
 from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription, SubscriptionSegment
 from saas_api.billing.rating import bill, plan_changes
 from saas_api.billing.rating.bill import Bill, BillInputs, LineKind, RatedPlanVersion, UsageQuantity
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.core import money
+from saas_api.core.errors import ServiceUnavailable
 
 _MOMENT = timedelta(microseconds=1)
 _MIN_PACE = timedelta(days=1)
 _UNIT, _SMALLEST_QUANTITY = Decimal(1), Decimal("0.000001")
+
+
+class NoCurrentPeriod(ServiceUnavailable):
+    """The organization has no open period, and none could be opened."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,11 @@ class BillingAccount:
 
 @dataclass(frozen=True)
 class CurrentPeriod:
-    """The current period.
+    """The current period with its figures, which pages, API and console show under the same names.
 
     version: plan version in force
     coming: scheduled segment and its version
+    usage: what the period pays for so far
     bill: of the whole period with the usage so far
     forecast: as if usage continued at its pace under the current version; None on the first day of a period or version
     spent_minor: base amount of the whole period and all usage, unrounded, as the spend cap counts it
@@ -47,9 +54,9 @@ class CurrentPeriod:
     account: BillingAccount
     version: RatedPlanVersion
     coming: tuple[PlanSegment, RatedPlanVersion] | None
+    usage: LiveUsage
     bill: Bill
     forecast: Bill | None
-    requests: int
     spent_minor: Decimal
     held_minor: int
 
@@ -59,13 +66,51 @@ class CurrentPeriod:
         return sum(line.amount_minor for line in self.bill.lines if line.kind == LineKind.BASE)
 
     @property
+    def requests(self) -> int:
+        """Accepted calls that the period pays for."""
+        return self.usage.requests
+
+    @property
+    def minimum_minor(self) -> int:
+        """What minimums would add to the bill if no more usage came."""
+        return sum(line.amount_minor for line in self.bill.lines if line.kind == LineKind.MINIMUM)
+
+    @property
     def so_far_minor(self) -> int:
-        """What every page calls the cost so far: the bill without what a minimum adds."""
-        return sum(line.amount_minor for line in self.bill.lines if line.kind != LineKind.MINIMUM)
+        """The cost so far: base amount of the whole period and usage, without what a minimum adds."""
+        return self.bill.total_minor - self.minimum_minor
+
+    @property
+    def projected_minor(self) -> int | None:
+        """Total of the forecast, with what a minimum adds; None without one."""
+        return self.forecast.total_minor if self.forecast else None
 
 
 def find_account(session: Session, organization_id: UUID, at: datetime) -> BillingAccount | None:
     """Returns the account of an organization, or None before it or its current period exists."""
+    return _find_account(session, organization_id, at, BillingPeriod.ends_at > at)
+
+
+def get_account(session: Session, organization_id: UUID, at: datetime) -> BillingAccount:
+    """Returns the account of an organization, and creates it and its current period where they are missing.
+
+    Its period is the earliest open one when none contains the instant.
+
+    raises: OrganizationNotFound, NoCurrentPeriod
+    """
+    account = find_account(session, organization_id, at)
+    if account is None:
+        periods.ensure_account(session, organization_id)
+        periods.ensure_period(session, organization_id, at)
+        account = _find_account(session, organization_id, at)
+    if account is None:
+        raise NoCurrentPeriod
+    return account
+
+
+def _find_account(
+    session: Session, organization_id: UUID, at: datetime, *conditions: ColumnElement[bool]
+) -> BillingAccount | None:
     segment = SubscriptionSegment
     own = segment.organization_id == organization_id
     versions = select(func.array_agg(aggregate_order_by(segment.plan_version_id, segment.seq))).where(own)
@@ -76,7 +121,7 @@ def find_account(session: Session, organization_id: UUID, at: datetime) -> Billi
         .join(BillingProfile, BillingProfile.organization_id == Subscription.organization_id)
         .join(BillingPeriod, BillingPeriod.organization_id == Subscription.organization_id)
         .where(Subscription.organization_id == organization_id)
-        .where(BillingPeriod.status == "open", BillingPeriod.ends_at > at)
+        .where(BillingPeriod.status == "open", *conditions)
         .order_by(contains.desc(), BillingPeriod.seq)
         .limit(1)
     ).first()
@@ -89,7 +134,10 @@ def find_account(session: Session, organization_id: UUID, at: datetime) -> Billi
 
 
 def get_current_period(session: Session, account: BillingAccount, at: datetime) -> CurrentPeriod:
-    """Returns the current period of an account with its bill."""
+    """Returns the current period of an account with its bill.
+
+    at: not before the period starts
+    """
     period, segments = account.period, account.stages
     paused = pauses.list_pauses(session, period.organization_id)
     whole = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at, paused)
@@ -108,9 +156,9 @@ def get_current_period(session: Session, account: BillingAccount, at: datetime) 
         account,
         versions[current.version_id],
         (scheduled, versions[scheduled.version_id]) if scheduled else None,
+        usage,
         current_bill,
         bill.calculate_bill(replace(inputs, used=projected)) if projected is not None else None,
-        usage.requests,
         base + charge,
         money.round_half_up(held),
     )
