@@ -200,6 +200,8 @@ def _minor_banner(state: OrganizationState) -> Banner | None:
 def _test_notice() -> str | None:
     if g.principal.mode != KeyMode.TEST:
         return None
+    if _is_current("/webhooks"):
+        return "Events of test mode are sent to test endpoints only."
     if any(_is_current(path) for path in SECTIONS_WITH_TEST_DATA):
         return "Nothing here is delivered or billed."
     return "This page has no test mode. It shows live data, and your changes are live."
