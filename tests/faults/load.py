@@ -35,17 +35,17 @@ class AcceptedMessage:
 
 @dataclass
 class Tenant:
-    """An organization with its keys, endpoints and their secrets."""
+    """An organization with its keys by mode, and the secrets of its endpoints by URL and mode."""
 
     name: str
     organization_id: str
     token: str
     keys: dict[str, str]
-    secrets: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def sign_up(stack: Stack, name: str, receivers: Sequence[Receiver] = ()) -> Tenant:
-    """Sign up an organization with a live and a test key, and an endpoint for each receiver."""
+    """Sign up an organization with a key of each mode, and an endpoint of each mode for each receiver."""
     body = {"organization_name": name, "email": f"owner@{name}.example", "password": PASSWORD}
     account = _post(stack, "/auth/register", body, {}).json()["data"]
     bearer = {"Authorization": f"Bearer {account['token']}"}
@@ -55,9 +55,11 @@ def sign_up(stack: Stack, name: str, receivers: Sequence[Receiver] = ()) -> Tena
     }
     tenant = Tenant(name, account["organization"]["id"], account["token"], keys)
     for receiver in receivers:
-        types = ["message.delivered", "message.failed"]
-        response = _post(stack, "/webhooks/endpoints", {"url": receiver.url, "event_types": types}, bearer)
-        tenant.secrets[receiver.url] = response.json()["data"]["secret"]
+        endpoint = {"url": receiver.url, "event_types": ["message.delivered", "message.failed"]}
+        tenant.secrets[receiver.url] = {
+            mode: _post(stack, "/webhooks/endpoints", {**endpoint, "mode": mode}, bearer).json()["data"]["secret"]
+            for mode in keys
+        }
     return tenant
 
 
