@@ -83,6 +83,7 @@ def test_every_page_of_the_console_names_what_it_shows(app: Flask) -> None:
     }
     assert arguments - TARGET_TYPES.keys() == {
         "figure",
+        "incident_id",
         "job",
         "job_id",
         "meter_code",
