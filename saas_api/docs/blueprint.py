@@ -108,9 +108,7 @@ def _list_documented_services() -> Sequence[str]:
 @bp.record_once
 def _mount(state: BlueprintSetupState) -> None:
     ApiReference(state.app, config=_config())
-    state.app.jinja_env.globals.update(
-        documented_services=_list_documented_services, first_call=samples.render_first_call
-    )
+    state.app.jinja_env.globals.update(documented_services=_list_documented_services, render_call=samples.render_call)
     for endpoint, view in list(state.app.view_functions.items()):
         if endpoint.startswith("flasgger."):
             copy: Any = functools.update_wrapper(functools.partial(view), view)

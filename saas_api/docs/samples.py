@@ -10,12 +10,6 @@ from typing import Any
 KEY, TOKEN, SERVICE_TOKEN = "YOUR_API_KEY", "YOUR_ACCESS_TOKEN", "YOUR_SERVICE_TOKEN"
 """Placeholders of credentials. A page may show a key of its reader in place of the first."""
 LANGUAGES = {"curl": "curl", "python": "Python", "javascript": "JavaScript"}
-FIRST_CALLS: Mapping[str, tuple[str, str, Any]] = {
-    "send": ("POST", "/api/v1/messages/send", {"type": "sms", "to": "+2348012345678", "message": "Hello"}),
-    "messages": ("GET", "/api/v1/messages?limit=5", None),
-    "usage": ("GET", "/api/v1/usage", None),
-}
-"""Method, path and body of calls that pages show beside a key."""
 _ONE_LINE = 80
 _VARIABLE = re.compile(r"\$([A-Z_]+)")
 _IGNORED_OPTIONS = frozenset(("-s", "-sS"))
@@ -78,14 +72,13 @@ def _fill(text: str, variables: Mapping[str, str]) -> str:
     return _VARIABLE.sub(lambda match: variables.get(match[1], match[1]), text)
 
 
-def render_first_call(name: str, base: str, key: str, language: str) -> str:
-    """A call with a key, as code.
+def render_call(method: str, url: str, body: Any, key: str, language: str) -> str:
+    """A call with an API key, as code.
 
-    name, language: of FIRST_CALLS and LANGUAGES
-    base: address of the platform
+    body: JSON-ready; None for no body
+    language: a name of LANGUAGES
     """
-    method, path, body = FIRST_CALLS[name]
-    return render(Request(method, base + path, {"X-API-Key": key}, body), language)
+    return render(Request(method, url, {"X-API-Key": key}, body), language)
 
 
 def render(request: Request, language: str) -> str:

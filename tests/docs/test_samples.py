@@ -105,10 +105,11 @@ def test_javascript_sends_the_request(requests: list[Request]) -> None:
     assert sent == [plain(request) for request in requests]
 
 
-def test_calls_that_pages_show_beside_a_key_are_accepted(client: FlaskClient, alice: User) -> None:
+def test_calls_that_pages_show_beside_a_key_are_accepted(app: Flask, client: FlaskClient, alice: User) -> None:
     key = make_key(client, alice)["X-API-Key"]
-    for name in samples.FIRST_CALLS:
-        request = samples.parse_curl(samples.render_first_call(name, "http://localhost", key, "curl"), {})
+    snippets: Any = app.jinja_env.get_template("_snippets.html").module
+    for what in ("send", "messages", "usage"):
+        request = samples.parse_curl(snippets.curl(key, "http://localhost", what), {})
         assert request
         path = request.url.removeprefix("http://localhost")
         answer = client.open(path, method=request.method, headers=dict(request.headers), json=request.body)
