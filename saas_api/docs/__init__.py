@@ -1,1 +1,1 @@
-"""The API reference."""
+"""The documentation portal, and the OpenAPI document of the API."""

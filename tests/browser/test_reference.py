@@ -1,4 +1,4 @@
-"""The API reference in the browser: an API key that is typed once authorizes every document."""
+"""The reference and the explorer in the browser."""
 
 from flask import Flask
 

@@ -1,4 +1,4 @@
-"""The API reference: complete, offline, and under the strict content security policy."""
+"""The OpenAPI document and the explorer: complete, offline, and under the strict content security policy."""
 
 import gc
 import re
