@@ -168,6 +168,8 @@ ALICE: dict[str, Steps] = {
     "api-key": open_path(KEY),
     "key-dialog": create_key,
     "usage": open_path("/dashboard/usage"),
+    "logs": open_path("/dashboard/logs"),
+    "log": open_path("/dashboard/logs/<request_id>"),
     "billing": open_path("/dashboard/billing"),
     "plans": open_path("/dashboard/billing/plans"),
     "plan-confirm": open_path("/dashboard/billing/plans/<code>"),

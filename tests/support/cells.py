@@ -24,6 +24,7 @@ from saas_api.core import ids
 from saas_api.core.db import cells, engine, presence, roles, tenancy
 from saas_api.core.db.engine import db
 from saas_api.core.jobs import schedule
+from saas_api.core.periodic_thread import PeriodicThread
 from saas_api.ops import cell_moves
 from saas_api.usage import rollups
 from tests.support import forks
@@ -176,7 +177,12 @@ def spread(
     deletion: Callable[[Any], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Spread]:
-    """Two cells. Each look-up asks the directory, because tests move organizations within milliseconds."""
+    """Two cells. Each look-up asks the directory, because tests move organizations within milliseconds.
+
+    Threads write nothing: rows that they add would be missing in what tests compare, and a thread of another
+    application, which does not know the second cell, would take what waits to be written.
+    """
+    monkeypatch.setattr(PeriodicThread, "_call_logged", lambda _thread, _app: None)
     monkeypatch.setattr(cells, "CACHE_SECONDS", 0.0)
     engine._failed_at.clear()  # of the test before
     yield Spread(spread_app, engines, eu, config)
