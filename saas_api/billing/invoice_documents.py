@@ -1,6 +1,7 @@
 """The texts of an invoice, for PDF and print."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -13,8 +14,15 @@ from saas_api.billing.models import CreditNote, Invoice, InvoiceLine, InvoiceSta
 from saas_api.billing.rating import explanation
 from saas_api.billing.rating.bill import LineKind
 from saas_api.billing.rating.explanation import ExplainedCharge, LineBreakdown
-from saas_api.billing.rating.invoice_layout import DocumentLine, DocumentParty, DocumentTotal, InvoiceDocument
-from saas_api.core import formatting
+from saas_api.billing.rating.invoice_layout import (
+    DocumentBrand,
+    DocumentLine,
+    DocumentParty,
+    DocumentTotal,
+    InvoiceDocument,
+)
+from saas_api.core import brand, formatting, ids
+from saas_api.core.settings import setting
 from saas_api.usage import meter_file
 
 _STATUS_LABELS = {
@@ -27,12 +35,13 @@ _LINES_WITH_SERVICE_PERIOD = (LineKind.BASE, LineKind.LATE_USAGE)
 
 
 def get_document(session: Session, organization_id: UUID, invoice_id: UUID) -> InvoiceDocument:
-    """Get the document of a final invoice, in the locale of its organization.
+    """Get the document of a final invoice, in the locale of its organization and with the brand.
 
     raises: NotFound
     """
     with organizations.localized(session, organization_id):
-        return build_document(invoices.get_invoice_detail(session, organization_id, invoice_id))
+        document = build_document(invoices.get_invoice_detail(session, organization_id, invoice_id))
+    return replace(document, brand=_document_brand())
 
 
 def render_pdf(document: InvoiceDocument) -> bytes:
@@ -40,6 +49,16 @@ def render_pdf(document: InvoiceDocument) -> bytes:
     from saas_api.billing.rating import invoice_pdf  # noqa: PLC0415 - only processes that make PDFs load the library
 
     return invoice_pdf.draw_pdf(document)
+
+
+def _document_brand() -> DocumentBrand:
+    current = brand.current_brand()
+    return DocumentBrand(
+        current.color,
+        current.logo.read_bytes() if current.logo else b"",
+        current.logo.suffix.lower().removeprefix(".") if current.logo else "",
+        f"Questions about this invoice? {current.contact_support}" if current.support_href else "",
+    )
 
 
 def build_document(detail: InvoiceWithLines) -> InvoiceDocument:
@@ -57,7 +76,14 @@ def build_document(detail: InvoiceWithLines) -> InvoiceDocument:
         sums=list(_sums(invoice)),
         notes=[_credit_note_row(note, zone) for note in detail.credit_notes],
         watermark="Void" if invoice.status == InvoiceStatus.VOID else "",
+        pay_url=_pay_url(invoice),
     )
+
+
+def _pay_url(invoice: Invoice) -> str:
+    if not (invoice.is_payable and invoice.due_minor):
+        return ""
+    return f"{setting('APP_URL')}/dashboard/billing/invoices/{ids.format_id('inv', invoice.id)}"
 
 
 def _facts(detail: InvoiceWithLines, zone: str) -> Iterator[tuple[str, str]]:
@@ -86,27 +112,32 @@ def _party(stored: Mapping[str, Any]) -> DocumentParty:
 
 def _line(line: InvoiceLine, currency: str, zone: str) -> DocumentLine:
     explained = explanation.explain_calculation(line.kind, line.calculation, currency, line.unit)
-    unit = ""
-    if line.unit:
-        unit = f" {line.unit if line.quantity == 1 else meter_file.plural_unit(line.unit)}"
     details = list(_details(explained, currency))
     if line.kind in _LINES_WITH_SERVICE_PERIOD and line.service_starts_at and line.service_ends_at:
         details.insert(0, formatting.format_period(line.service_starts_at, line.service_ends_at, zone))
     return DocumentLine(
         line.description,
         details,
-        f"{formatting.format_number(line.quantity)}{unit}",
+        _quantity(line, explained),
         _unit_price(explained, currency),
         formatting.format_money(line.amount_minor, currency),
     )
+
+
+def _quantity(line: InvoiceLine, explained: LineBreakdown) -> str:
+    if explained.proration:
+        return f"{formatting.format_number(explained.proration.months)} month"
+    if not line.unit:
+        return formatting.format_number(line.quantity)
+    unit = line.unit if line.quantity == 1 else meter_file.plural_unit(line.unit)
+    return f"{formatting.format_number(line.quantity)} {unit}"
 
 
 def _details(explained: LineBreakdown, currency: str) -> Iterator[str]:
     rated, before, proration = explained.rated, explained.before, explained.proration
     if proration and proration.is_partial:
         price = formatting.format_money(proration.full_minor, currency)
-        used, whole = explanation.format_duration(proration.used), explanation.format_duration(proration.whole)
-        yield f"{used} of {whole} at {price}"
+        yield f"{explanation.format_share(proration.used, proration.whole)} at {price} a month"
     elif rated and before:
         yield f"{_charge(rated, currency)} in all, less {_charge(before, currency)} invoiced before"
     elif rated:

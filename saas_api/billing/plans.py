@@ -155,7 +155,8 @@ class PublishResult:
     default_version_id: str | None = None
 
 
-_VERSIONS = text("""SELECT v.id, p.name, v.currency, v.base_amount_minor, v.min_spend_minor, v.state
+_VERSIONS = text("""SELECT v.id, p.name, v.currency, v.base_amount_minor, v.min_spend_minor, v.state,
+    coalesce((SELECT jsonb_object_agg(code, name) FROM meters), '{}') AS meter_names
   FROM plan_versions v JOIN plans p ON p.code = v.plan_code WHERE v.id = ANY (:ids)""")
 
 

@@ -511,7 +511,7 @@ def _metered(preview: BillPreview, meters: Mapping[str, MeterAllowance]) -> list
     for line in lines:
         meter, included = meters[str(line.meter)], line.calculation.get("included")
         is_only_line = line_counts[line.meter] == 1 and line.kind == LineKind.USAGE
-        name = meter.name if is_only_line else line.description.replace(str(line.meter), meter.name, 1)
+        name = meter.name if is_only_line else line.description
         included_quantity = None if included is None else Decimal(included)
         rows.append(
             MeterUsageRow(str(line.meter), name, meter.unit, line.quantity, included_quantity, line.amount_minor)

@@ -184,7 +184,7 @@ def test_usage_of_a_meter_without_a_price_is_on_the_bill_and_costs_nothing(acme:
         preview = previews.preview_current_period(session, acme.id)
     invoice = close_april(acme)
     [line] = acme.rows("SELECT * FROM invoice_lines")
-    assert (line.description, line.quantity, line.amount_minor) == ("maps on Every (not priced)", 12, 0)
+    assert (line.description, line.quantity, line.amount_minor) == ("Maps, Every plan (not priced)", 12, 0)
     assert [(one.description, one.amount_minor) for one in preview.bill.lines] == [(line.description, 0)]
     with acme.transaction() as session:
         explained = invoices.explain_line(session, acme.id, invoice.id, line.id)
@@ -195,7 +195,7 @@ def test_usage_of_a_meter_without_a_price_is_on_the_bill_and_costs_nothing(acme:
     acme.use(3, "maps", at=day(3), is_late=True)
     close_periods(acme, day(1, 2, month=6))
     [line] = acme.rows("SELECT * FROM invoice_lines WHERE kind = 'late_usage'")
-    assert (line.description, line.amount_minor) == ("maps recorded after its period was closed (not priced)", 0)
+    assert (line.description, line.amount_minor) == ("Maps recorded after its period was closed (not priced)", 0)
     assert not [result for result in invariants.check_invariants() if result.violations]
 
 

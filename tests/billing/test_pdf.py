@@ -1,18 +1,24 @@
 """The invoice as PDF: its content, its reproducible bytes, and names that contain markup or other scripts."""
 
+import base64
 import io
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from pypdf import PdfReader
 
 from saas_api.billing import invoice_documents
+from saas_api.billing.rating import explanation
 from saas_api.billing.rating.invoice_layout import DocumentLine, DocumentParty, DocumentTotal, InvoiceDocument
-from saas_api.core import ids
+from saas_api.core import brand, ids
 from tests.support import billing_actions as books
 from tests.support import pdf
 from tests.support.billing import day
@@ -63,6 +69,12 @@ NAMES = {
     "Symbols": "①②③ ✓ ™ 😀",
 }
 
+LOGOS = {
+    "logo.svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="80" height="20"><rect width="80" height="20"/></svg>',
+    "logo.png": base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    ),
+}
 PAGE_WIDTH = 595  # points
 
 
@@ -116,6 +128,8 @@ def test_pdf_shows_parties_dates_lines_and_sums(acme: BillingReader) -> None:
         "Period Apr 1 \N{EN DASH} Apr 30, 2026",
         "UTC",
         "Starter plan",
+        "SMS, Starter plan",
+        "1 month $29.00",
         "3,050 segments $0.01 $30.50",
         "12,345 messages $0.001 $12.35",
         "Total USD $71.85",
@@ -170,6 +184,45 @@ def test_pdf_shows_the_tiers_of_a_line(client: FlaskClient) -> None:
     text = text_of(download(reader))
     for expected in ("in tiers", "100,000 \u00d7 $0.004 = $400.00", "900,000 \u00d7 $0.003 = $2,700.00", "$3,600.00"):
         assert expected in text, expected
+
+
+def test_payable_invoice_links_to_its_page_and_says_where_to_ask(acme: BillingReader) -> None:
+    document = stored(acme)
+    assert document.pay_url.endswith(f"/dashboard/billing/invoices/{acme.newest_invoice()['id']}")
+    assert document.pay_url in text_of(download(acme))
+    assert document.pay_url.encode() in download(acme)
+    assert b"/URI" not in invoice_documents.render_pdf(replace(document, pay_url=""))
+
+
+@pytest.mark.parametrize("name", ["logo.svg", "logo.png"])
+def test_pdf_has_logo_color_and_contact_of_the_brand(
+    app: Flask, acme: BillingReader, tmp_path: Path, name: str
+) -> None:
+    logo = tmp_path / name
+    logo.write_bytes(LOGOS[name])
+    with app.app_context():
+        own = replace(brand.current_brand(), logo=logo, color="#b91c1c", support_email="help@acme.example")
+    with mock.patch.object(brand, "current_brand", return_value=own):
+        document = stored(acme)
+    branded = invoice_documents.render_pdf(document)
+    assert branded == invoice_documents.render_pdf(document)
+    assert "Questions about this invoice? Contact support at help@acme.example." in text_of(branded)
+    assert "Questions" not in text_of(invoice_documents.render_pdf(BARE))
+    for part in ({"logo": b""}, {"color": ""}):
+        assert invoice_documents.render_pdf(replace(document, brand=replace(document.brand, **part))) != branded
+
+
+def test_part_of_a_month_is_shown_in_months_and_days() -> None:
+    day_ = timedelta(days=1)
+    for used, expected in (
+        (11 * day_, "11 of 30 days"),
+        (11 * day_ + timedelta(hours=17, minutes=21, microseconds=3), "11 days 17 hours of 30 days"),
+        (day_, "1 of 30 days"),
+        (timedelta(minutes=3), "less than an hour of 30 days"),
+    ):
+        assert explanation.format_share(used, 30 * day_) == expected
+    proration = explanation.ExplainedProration(2900, 11 * day_ + timedelta(hours=17), 30 * day_, Decimal(0))
+    assert proration.months == Decimal("0.390")
 
 
 def test_print_page_has_the_texts_of_the_pdf(acme: BillingReader) -> None:

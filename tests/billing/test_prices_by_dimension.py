@@ -81,9 +81,9 @@ def test_each_value_is_a_line_with_its_own_price_and_allowance(acme: BillingOrga
     }
     descriptions = acme.rows("SELECT description FROM invoice_lines WHERE kind = 'usage' ORDER BY position")
     assert [row.description for row in descriptions] == [
-        "tokens on Ai",
-        "tokens, model large on Ai",
-        "tokens, model small on Ai",
+        "Tokens, Ai plan",
+        "Tokens, model large, Ai plan",
+        "Tokens, model small, Ai plan",
     ]
     assert invoice.total_minor == 2_600
     assert not [result for result in invariants.check_invariants() if result.violations]
@@ -201,8 +201,8 @@ def test_invoice_document_has_a_row_for_each_value(acme: BillingOrganization) ->
     with acme.transaction() as session:
         document = invoice_documents.get_document(session, acme.id, invoice.id)
     assert [line.description for line in document.lines][1:] == [
-        "tokens, model large on Ai",
-        "tokens, model small on Ai",
+        "Tokens, model large, Ai plan",
+        "Tokens, model small, Ai plan",
     ]
     assert invoice_documents.render_pdf(document).startswith(b"%PDF")
 
@@ -292,10 +292,10 @@ def test_plan_change_preview_compares_every_value(acme: BillingOrganization) -> 
     with acme.transaction() as session:
         change = subscriptions.preview_change(session, acme.id, "pay", "now")
     assert {line.description: line.amount_minor for line in change.differences if line.meter} == {
-        "tokens, model large on Ai": -1_500,
-        "tokens, model small on Ai": -50,
-        "tokens on Pay": 200,
-        "tokens, model small on Pay": 150,
+        "Tokens, model large, Ai plan": -1_500,
+        "Tokens, model small, Ai plan": -50,
+        "Tokens, Pay plan": 200,
+        "Tokens, model small, Pay plan": 150,
     }
 
 

@@ -31,6 +31,7 @@ GOOD = {
     "STRIPE_SECRET_KEY": "sk_x",
     "STRIPE_WEBHOOK_SECRET": "whsec_x",
     "SERVICES": [],
+    "SELLER_ADDRESS": "1 Main Street|Springfield",
 }
 
 
@@ -270,6 +271,7 @@ def test_full_disk_is_a_warning_and_then_a_failure(
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
+        ({"SELLER_ADDRESS": None}, "where the seller is"),
         ({"APP_URL": "http://localhost:8080"}, "is not encrypted"),
         ({"STRIPE_SECRET_KEY": None}, "no payment provider is configured"),
         ({"STRIPE_WEBHOOK_SECRET": None}, "Stripe's events are refused"),
@@ -307,7 +309,7 @@ def test_production_without_a_provider_is_a_failure(
 
 def test_every_risky_setting_is_a_finding(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(context.config, "APP_ENV", "production")
-    assert len(list(doctor.check_settings())) == 5
+    assert len(list(doctor.check_settings())) == 6
 
 
 def test_remedy_in_production_does_not_name_make_run(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

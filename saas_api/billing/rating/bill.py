@@ -36,7 +36,10 @@ class LineKind(StrEnum):
 
 @dataclass(frozen=True)
 class RatedPlanVersion:
-    """A plan version with its prices by meter."""
+    """A plan version with its prices by meter.
+
+    meter_names: of every meter by code, for the descriptions of lines
+    """
 
     id: str
     name: str
@@ -44,6 +47,7 @@ class RatedPlanVersion:
     base_amount_minor: int
     min_spend_minor: int
     prices: Mapping[str, MeterPrice]
+    meter_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def plan_code(self) -> str:
@@ -321,7 +325,7 @@ def _usage_lines(inputs: BillInputs) -> Iterator[BillLine]:
         yield BillLine(
             LineKind.USAGE,
             ":".join(("usage", *_key_parts(used.key))),
-            f"{_name(used.key, version)} on {version.name}{'' if price else ' (not priced)'}",
+            f"{_name(used.key, version)}, {version.name} plan{'' if price else ' (not priced)'}",
             charges.rounded_charge(price, used.quantity) if price else 0,
             inputs.starts_at,
             inputs.ends_at,
@@ -347,9 +351,10 @@ def _counting(usage: UsageQuantity | LateQuantity, version: RatedPlanVersion) ->
 
 
 def _name(key: PriceKey, version: RatedPlanVersion) -> str:
-    """What a line counts, such as "tokens, model small"."""
+    """What a line counts, such as "Tokens, model small"."""
     _, meter, value = key
-    return f"{meter}, {version.prices[meter].dimension} {value}" if value else meter
+    name = version.meter_names.get(meter, meter)
+    return f"{name}, {version.prices[meter].dimension} {value}" if value else name
 
 
 def _calculation(price: MeterPrice | None, quantity: Decimal) -> dict[str, Any]:

@@ -17,6 +17,7 @@ _COUNTING = {
     "unique": ", each value once",
 }
 _TEN_DECIMALS = Decimal("0.0000000001")
+_HOUR, _MILLI = timedelta(hours=1), Decimal("0.001")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class ExplainedProration:
     used: timedelta
     whole: timedelta
     exact: Decimal
+
+    @property
+    def months(self) -> Decimal:
+        """The time as a part of the month, to three decimals."""
+        return Decimal(self.used / self.whole).quantize(_MILLI)
 
     @property
     def is_partial(self) -> bool:
@@ -133,8 +139,8 @@ def _base(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
     else:
         product = f"{price} {MULTIPLICATION_SIGN} {used_seconds} / {whole_seconds}"
         steps = [
-            f"The plan was in force for {format_duration(proration.used)} ({used_seconds} s).",
-            f"A whole month here has {format_duration(proration.whole)} ({whole_seconds} s) and costs {price}.",
+            f"The plan was in force for {format_hours(proration.used)} ({used_seconds} s).",
+            f"A whole month here has {format_hours(proration.whole)} ({whole_seconds} s) and costs {price}.",
             f"{product} = {formatting.format_unit_price(exact, currency)}{ellipsis}",
             f"Rounded half up, once: {formatting.format_money(amount, currency)}.",
         ]
@@ -281,6 +287,29 @@ def format_seconds(time: timedelta) -> str:
     """Format a duration in seconds, exact to the microsecond."""
     with localcontext(prec=DECIMAL_PRECISION):
         return money.format_unit_price(Decimal(time // timedelta(microseconds=1)).scaleb(-6))
+
+
+def format_share(used: timedelta, whole: timedelta) -> str:
+    """Format a part of a month to the hour, such as "11 of 30 days" or "11 days 17 hours of 30 days"."""
+    (days, hours), (whole_days, whole_hours) = _round_to_hours(used), _round_to_hours(whole)
+    if days and not hours and not whole_hours:
+        return f"{days} of {_count(whole_days, 'day')}"
+    return f"{format_hours(used)} of {format_hours(whole)}"
+
+
+def format_hours(time: timedelta) -> str:
+    """Format a duration rounded to the hour, such as "11 days 17 hours"."""
+    days, hours = _round_to_hours(time)
+    parts = [_count(count, name) for count, name in ((days, "day"), (hours, "hour")) if count]
+    return " ".join(parts) or "less than an hour"
+
+
+def _round_to_hours(time: timedelta) -> tuple[int, int]:
+    return divmod(round(time / _HOUR), 24)
+
+
+def _count(count: int, name: str) -> str:
+    return f"{count} {name}{'' if count == 1 else 's'}"
 
 
 def format_duration(time: timedelta) -> str:

@@ -42,11 +42,28 @@ class DocumentTotal:
 
 
 @dataclass(frozen=True)
+class DocumentBrand:
+    """The brand of the PDF.
+
+    color: "#rrggbb" of the title and the link; "" for that of the text
+    logo: an SVG or PNG file; b"" for none
+    logo_format: "svg" or "png"
+    contact: where customers turn to, as a sentence; "" for nowhere
+    """
+
+    color: str = ""
+    logo: bytes = b""
+    logo_format: str = "svg"
+    contact: str = ""
+
+
+@dataclass(frozen=True)
 class InvoiceDocument:
     """A printed invoice.
 
     facts: label and value, such as ("Issued", "1 May 2026")
     watermark: text across every page; empty for none
+    pay_url: page on which the amount due can be paid; empty when nothing can be paid
     """
 
     title: str
@@ -60,3 +77,5 @@ class InvoiceDocument:
     sums: Sequence[DocumentTotal]
     notes: Sequence[str] = ()
     watermark: str = ""
+    pay_url: str = ""
+    brand: DocumentBrand = DocumentBrand()

@@ -35,7 +35,13 @@ _FONTS = typst.Fonts(
 
 def draw_pdf(document: InvoiceDocument) -> bytes:
     """Draw a document; the same document gives the same bytes."""
-    inputs = {"document": orjson.dumps(_prepare(asdict(document))).decode()}
+    brand, texts = document.brand, asdict(document)
+    del texts["brand"]
+    look = {"color": brand.color, "logo": list(brand.logo), "logo_format": brand.logo_format}
+    inputs = {
+        "document": orjson.dumps(_prepare({**texts, "contact": brand.contact})).decode(),
+        "brand": orjson.dumps(look).decode(),
+    }
     return typst.compile(_LAYOUT, font_paths=_FONTS, ignore_system_fonts=True, format="pdf", sys_inputs=inputs)
 
 

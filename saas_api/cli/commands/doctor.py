@@ -272,6 +272,12 @@ def _settings_problems() -> Iterator[tuple[str, str, str]]:
             yield FAIL, "live messages are billed, and the mock provider delivers none", "Unset MESSAGES_ALLOW_MOCK."
         else:
             yield FAIL, "live messages are refused: there is no provider", "Set SERVICES=none to offer none."
+    yield from _invoicing_problems()
+
+
+def _invoicing_problems() -> Iterator[tuple[str, str, str]]:
+    if not setting("SELLER_ADDRESS"):
+        yield WARN, "invoices do not say where the seller is", "Set SELLER_ADDRESS, and SELLER_TAX_ID if you have one."
     if setting("PAYMENTS_ALLOW_MOCK"):
         yield WARN, "invoices can be paid with play money", "Unset PAYMENTS_ALLOW_MOCK."
     if not setting("STRIPE_SECRET_KEY") and not setting("PAYSTACK_SECRET_KEY"):

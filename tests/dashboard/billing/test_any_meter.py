@@ -55,10 +55,15 @@ def test_pages_of_plans_and_prices_show_each_value_and_what_has_no_price(page: B
 
 def test_running_period_has_a_line_for_each_value_with_decimals(page: Browser) -> None:
     text = page.open("/dashboard/billing").text
-    for part in ("lookups, model small on Metered", "2.5", "tokens on Metered (not priced)", "storage on Metered"):
+    for part in (
+        "Lookups, model small, Metered plan",
+        "2.5",
+        "Tokens, Metered plan (not priced)",
+        "Storage, Metered plan",
+    ):
         assert part in text
     usage = page.open("/dashboard/usage?tab=period").text
-    assert "Lookups, model small on Metered" in usage
+    assert "Lookups, model small, Metered plan" in usage
     assert "2 of 2 included lookups used" in usage
 
 
