@@ -26,10 +26,10 @@ from saas_api.core import document_reader, formatting
 from saas_api.core.access import require_operator
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.document_reader import InvalidDocument
-from saas_api.core.errors import ApiError, NotFound, ValidationFailed
+from saas_api.core.errors import NotFound, ValidationFailed
 from saas_api.core.fields import StrictInteger, StrictSchema, Text
 from saas_api.core.money import CURRENCY_EXPONENTS
-from saas_api.core.web import forms, pages, templating
+from saas_api.core.web import pages, templating
 from saas_api.core.web.forms import Form, form_view
 from saas_api.usage import meters
 
@@ -116,13 +116,6 @@ class MigrationForm(ReasonForm):
     when = fields.String(required=True, validate=validate.OneOf(WHEN))
 
 
-class MigrationQuery(StrictSchema):
-    """The move to preview."""
-
-    target = Text(maximum=60, load_default=None)
-    when = fields.String(load_default=EFFECTIVE_PERIOD_END, validate=validate.OneOf(WHEN))
-
-
 def get_draft_detail(session: SystemSession, version_id: str) -> DraftDetail:
     """A draft by the version that it follows or the code of its new plan.
 
@@ -173,7 +166,7 @@ def publish(operator: OperatorContext, version_id: str, *, revision: int) -> Pub
 def migrate(operator: OperatorContext, source: str, *, target: str, when: str) -> tuple[int, int]:
     """Moves at most MAX_MOVED organizations from a version to another.
 
-    returns: how many were moved, and how many are left on the version
+    returns: how many were moved, and how many can still be moved
     raises: as `plan_migrations.migrate`
     """
     with context.write_session() as session:
@@ -181,7 +174,7 @@ def migrate(operator: OperatorContext, source: str, *, target: str, when: str) -
         audit.record_event(session, None, operator.actor, "plan.migrated", ("plan", source), data)
     moved = sum(1 for _ in plan_migrations.migrate(source, target, when, operator.actor, most=MAX_MOVED))
     with context.read_session() as session:
-        return moved, plan_migrations.count_organizations(session, source) if when == EFFECTIVE_NOW else 0
+        return moved, plan_migrations.count_organizations(session, source, is_movable=True)
 
 
 def review_draft(detail: DraftDetail) -> Review:
@@ -211,23 +204,23 @@ def preview_new_plan(_subject: None, _form: Form | None) -> Preview:
         return Preview({code: plan.version for code, plan in billing_plans.list_selectable_plans(session).items()})
 
 
-def preview_migrate(plan: PlanVersionView, _form: Form | None) -> Preview:
-    """The move that the query chooses."""
-    query, chosen = forms.parse_filters(MigrationQuery())
-    source = plan.row.version_id
+def preview_migrate(plan: PlanVersionView, form: Form | None) -> Preview:
+    """The move that the query chooses, or the refused form."""
+    given = form.values if form else request.args
+    values = {"target": given.get("target", ""), "when": given.get("when") or EFFECTIVE_PERIOD_END}
+    source, chosen = plan.row.version_id, Form(values)
     with context.read_session() as session:
         targets = plans.list_newer_versions(session, plan)
         count = plan_migrations.count_organizations(session, source)
-    values = {"when": EFFECTIVE_PERIOD_END, **chosen.values}
-    choice = MigrationChoice(targets, Form(values, chosen.errors), count)
-    if not query.get("target") or not count:
+    choice = MigrationChoice(targets, chosen, count)
+    if not values["target"] or not count:
         return Preview(choice, values, is_ready=False)
     try:
-        moves = plan_migrations.preview_migration(source, query["target"], query["when"], None, MAX_PREVIEWED)
-    except ApiError as error:
-        choice.chosen.errors["target"] = str(error.details["fields"][0]["reason"])
+        moves = plan_migrations.preview_migration(source, values["target"], values["when"], None, MAX_PREVIEWED)
+    except ValidationFailed as error:
+        chosen.errors["target"] = str(error.details["fields"][0]["reason"])
         return Preview(choice, values, status=422, is_ready=False)
-    return Preview(MigrationChoice(targets, choice.chosen, count, moves), values)
+    return Preview(MigrationChoice(targets, chosen, count, moves), values)
 
 
 @bp.get("/admin/plans/<version_id>/draft")
@@ -312,7 +305,7 @@ def _describe_publication(detail: DraftDetail, result: PublishResult) -> str:
 def _describe_migration(_plan: PlanVersionView, result: tuple[int, int]) -> str:
     moved, left = result
     notice = f"{templating.pluralize(moved, 'organization')} moved."
-    return f"{notice} {formatting.format_number(left)} left on this version." if left else notice
+    return f"{notice} {formatting.format_number(left)} left. Move organizations again to go on." if left else notice
 
 
 def _published_page(result: PublishResult) -> str:

@@ -106,7 +106,7 @@ def publish_draft(draft_id: str, operator: OperatorContext, *, revision: int) ->
     with tenancy.system_session("billing.catalogue") as session:
         document = _take(session, draft_id, revision)
         result = plans.publish_in_session(session, document, operator.actor, reason=operator.reason)
-    plans.push_copies()
+    plans.finish_publication(result)
     return result
 
 

@@ -85,6 +85,7 @@ _ORGANIZATIONS_ON_VERSION = text("""
 SELECT s.organization_id FROM subscription_segments s JOIN organizations o ON o.id = s.organization_id
 WHERE s.plan_version_id = :source AND s.starts_at <= :at AND (s.ends_at IS NULL OR s.ends_at > :at)
   AND o.status <> 'closed' AND (CAST(:organization_id AS uuid) IS NULL OR o.id = :organization_id)
+  AND (s.ends_at IS NULL OR NOT :is_movable)
 ORDER BY o.name, o.id LIMIT :most""")
 
 
@@ -109,9 +110,9 @@ def preview_publication(document: Any, actor: Actor, most: int) -> PublicationPr
     return PublicationPreview(result, organizations_by_version, moves)
 
 
-def count_organizations(session: SystemSession, version_id: str) -> int:
-    """Number of organizations on a plan version that `migrate` would look at."""
-    return len(_list_organizations(session, version_id, None))
+def count_organizations(session: SystemSession, version_id: str, *, is_movable: bool = False) -> int:
+    """Number of organizations on a plan version; is_movable leaves out those with a scheduled change of their plan."""
+    return len(_list_organizations(session, version_id, None, is_movable=is_movable))
 
 
 def preview_migration(
@@ -153,7 +154,7 @@ def migrate(
     """
     with tenancy.system_session("billing.plan_migration") as session:
         source, target = _load_versions(session, source_id, target_id)
-        affected = _list_organizations(session, source_id, organization_id, most)
+        affected = _list_organizations(session, source_id, organization_id, most, is_movable=True)
     for affected_id in affected:
         try:
             with tenancy.system_session("billing.plan_migration") as session:
@@ -183,9 +184,20 @@ def _load_versions(session: SystemSession, source_id: str, target_id: str) -> tu
 
 
 def _list_organizations(
-    session: SystemSession, version_id: str, organization_id: UUID | None, most: int | None = None
+    session: SystemSession,
+    version_id: str,
+    organization_id: UUID | None,
+    most: int | None = None,
+    *,
+    is_movable: bool = False,
 ) -> Sequence[UUID]:
-    values = {"source": version_id, "at": clock.now(), "organization_id": organization_id, "most": most}
+    values = {
+        "source": version_id,
+        "at": clock.now(),
+        "organization_id": organization_id,
+        "most": most,
+        "is_movable": is_movable,
+    }
     return session.scalars(_ORGANIZATIONS_ON_VERSION, values).all()
 
 

@@ -379,20 +379,22 @@ def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> Publis
     """
     with tenancy.system_session("billing.catalogue") as session:
         result = publish_in_session(session, document, actor, is_dry=is_dry)
-    if result.differences and not is_dry:
-        push_copies()
+    if not is_dry:
+        finish_publication(result)
     return result
 
 
-def push_copies() -> None:
-    """Copy what was published to the other cells, after the transaction of `publish_in_session`."""
-    row_copies.push(catalogue_copies.copy_catalogue)
+def finish_publication(result: PublishResult) -> None:
+    """Log what was published and copy it to the other cells, after the transaction of `publish_in_session`."""
+    if result.differences:
+        log.info("plan_published", version=result.version_id or result.plan, differences=len(result.differences))
+        row_copies.push(catalogue_copies.copy_catalogue)
 
 
 def publish_in_session(
     session: SystemSession, document: Any, actor: Actor, *, is_dry: bool = False, reason: str | None = None
 ) -> PublishResult:
-    """Publish a plan file in a transaction of the caller, who then calls `push_copies`; otherwise as `publish_plan`.
+    """Publish a plan file in a transaction of the caller, who calls `finish_publication` after it; see `publish_plan`.
 
     reason: of an operator, for the audit log
     """
@@ -435,7 +437,6 @@ def _publish(
     action = "plan.published" if version_id else "plan.changed"
     data: dict[str, Any] = {"changes": changes, **({"reason": reason} if reason else {})}
     audit.record_event(session, None, actor, action, ("plan", version_id or content.code), data)
-    log.info("plan_published", version=version_id or content.code, differences=len(differences))
 
 
 def _missing_default_plan(session: SystemSession, content: PlanContent) -> PlanContent | None:

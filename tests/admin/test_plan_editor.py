@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.accounts.audit import Actor, OperatorContext
-from saas_api.admin import plan_fields
+from saas_api.admin import plan_editor, plan_fields
 from saas_api.billing import plan_drafts, plans
 from saas_api.billing.rating import plan_file
 from saas_api.core import ids
@@ -98,6 +98,26 @@ def test_price_is_changed_reviewed_published_and_organizations_are_moved(
     assert audit_log(app, "plan.migrated") == IN_PLATFORM_LOG
 
 
+def test_many_organizations_are_moved_in_parts(
+    app: Flask, console: Console, alice: User, carol: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for user in (alice, carol):
+        page = f"{organization_page(user)}/plan"
+        assert console.submit(f"{page}?plan=team&when=now", page, reason=REASON).status_code == 303
+    console.submit(DRAFT, base_amount="29.00")
+    publish(console)
+    monkeypatch.setattr(plan_editor, "MAX_MOVED", 1)
+    path = "/admin/plans/team@1/migrate"
+    refused = console.submit(f"{path}?target=team@2&when=period_end", path, reason="short")
+    assert (refused.status_code, "2. Review" in refused.text) == (422, True)  # the choice is not lost
+    assert console.open(f"{path}?target=gold@1").status_code == 422
+    for notice in ("1 organization moved. 1 left.", "1 organization moved.", "0 organizations moved."):
+        response = console.submit(f"{path}?target=team@2&when=period_end", path, reason=REASON)
+        assert notice in console.read(response.location)
+    scheduled = "SELECT count(*) AS n FROM subscription_segments WHERE plan_version_id = 'team@2' AND ends_at IS NULL"
+    assert execute_sql(app, scheduled)[0].n == 2
+
+
 def test_draft_is_kept_although_it_is_invalid(app: Flask, console: Console) -> None:
     console.submit(DRAFT, name="Teams")
     review = console.form(f"{DRAFT}/publish")
@@ -156,6 +176,14 @@ def test_two_operators_publish_a_draft_once(app: Flask, console: Console, olga: 
     with ThreadPoolExecutor(2) as pool:
         results = sorted(task.result() for task in [pool.submit(run), pool.submit(run)])
     assert (results, versions(app)) == (["PLAN_DRAFT_CHANGED", "team@2"], ["team@1", "team@2"])
+
+
+def test_first_draft_of_two_operators_is_kept(app: Flask, console: Console, carol: User) -> None:
+    second = open_console(app, carol)
+    opened = second.form(DRAFT)  # before there is a draft
+    console.submit(DRAFT, name="Olga's")
+    assert second.send(DRAFT, {**opened, "name": "Carol's"}).status_code == 409
+    assert "Olga&#39;s" in console.read(DRAFT)
 
 
 def test_tiers_packages_meters_and_values_of_a_dimension_are_edited_in_fields(app: Flask, console: Console) -> None:

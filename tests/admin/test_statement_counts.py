@@ -59,7 +59,17 @@ def test_pages_stay_within_their_statement_and_size_budgets(
     invoice, payment = ids.format_id("inv", acme.invoice_id), ids.format_id("pay", acme.payment().id)
     paths = ("billing", "billing/close", "invoices", f"invoices/{invoice}", f"invoices/{invoice}/credit", "payments")
     more = (f"payments/{payment}", f"payments/{payment}/ask", "payments/events", "deliveries", "jobs", "invariants")
-    catalogue = ("meters", "meters/sms", "meters/sms/change", "services", "services/lookups")
+    catalogue = (
+        "revenue",
+        "users",
+        "plans",
+        "search?q=acme",
+        "meters",
+        "meters/sms",
+        "meters/sms/change",
+        "services",
+        "services/lookups",
+    )
     olga, wrong = sign_in_operator(app, client), []
     for path in (*paths, *more, *catalogue, "mail", "system", f"billing/close/{ids.format_id('org', acme.id)}"):
         with counted() as statements:

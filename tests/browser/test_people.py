@@ -100,6 +100,11 @@ def test_shortcuts_open_sections_of_the_console_and_of_the_dashboard(operator: W
     page.wait_for_url("**/admin/search?q=scale")
     operator.follow("Scale")
     page.wait_for_url("**/admin/plans/scale@1")
+    operator.follow("Edit plan")
+    operator.fill(base_amount="600")
+    operator.press("Review and publish")
+    operator.sees("scale@1 becomes scale@2")
+    operator.inspect()
 
 
 def test_filters_apply_when_they_change_and_stay_in_the_address(open_window: OpenWindow, alice: User) -> None:
