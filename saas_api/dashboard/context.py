@@ -1,8 +1,9 @@
 """What pages of the dashboard share: organization, time zone, billing account, page sizes, confirmation by typing."""
 
+from dataclasses import replace
 from uuid import UUID
 
-from flask import g, request
+from flask import flash, g, request
 from marshmallow import fields, validate
 
 from saas_api.accounts import organizations
@@ -13,7 +14,7 @@ from saas_api.core.access import KeyMode
 from saas_api.core.db import engine
 from saas_api.core.errors import Conflict, ValidationFailed
 from saas_api.core.fields import StrictSchema
-from saas_api.core.web import http
+from saas_api.core.web import http, pages
 
 
 class ConfirmationForm(StrictSchema):
@@ -59,7 +60,36 @@ def require_live_mode() -> None:
     raises: Conflict
     """
     if g.principal.mode == KeyMode.TEST and request.method not in http.SAFE_METHODS:
-        raise Conflict("Billing has no test mode. Switch to live data to make changes.")
+        raise Conflict("This page has no test mode. Switch to live data to make changes.")
+
+
+def use_mode(mode: str) -> None:
+    """Show the page of this request in a mode."""
+    g.principal = replace(g.principal, mode=KeyMode(mode))
+
+
+def enter_mode(mode: str) -> None:
+    """Show this page, and those that follow, in a mode."""
+    use_mode(mode)
+    g.changed_preferences = {"mode": mode}
+
+
+def follow_mode(mode: str) -> None:
+    """Match the mode of the dashboard with that of the object of a request.
+
+    A page of the other mode switches the dashboard, so that links to objects always work. A form is refused instead,
+    and a poll changes only itself: the dashboard was switched in another tab.
+    raises: Conflict
+    """
+    if mode == g.principal.mode:
+        return
+    if request.method not in http.SAFE_METHODS:
+        raise Conflict(f"This is {mode} data. Switch to {mode} data to make changes.")
+    if pages.is_htmx_fragment():
+        use_mode(mode)
+        return
+    enter_mode(mode)
+    flash(f"You're viewing {mode} data.")
 
 
 def check_confirmation(text: str, expected: str) -> None:

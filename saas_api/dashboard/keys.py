@@ -2,14 +2,14 @@
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import marshmallow as ma
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response, g, request
 from marshmallow import fields, validate
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -27,7 +27,7 @@ from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import DateField, Name, StrictSchema, Text
 from saas_api.core.settings import setting
-from saas_api.core.web import charts, forms, pages
+from saas_api.core.web import charts, forms, http, pages
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import PAGE_SIZE
@@ -103,16 +103,12 @@ def get_key_creators(session: Session, organization_id: UUID, ids: Sequence[UUID
     return {row.id: row.name or (_GONE if row.created_by else _PLATFORM) for row in rows}
 
 
-def count_requests(session: Session, organization_id: UUID, days: DateRange, modes: Iterable[str]) -> dict[UUID, int]:
-    """Returns accepted and refused calls of a range by key; keys without calls are missing.
-
-    modes: of the keys to count
-    """
+def count_requests(session: Session, organization_id: UUID, days: DateRange, mode: str) -> dict[UUID, int]:
+    """Returns accepted and refused calls of a range by key of a mode; keys without calls are missing."""
     counts: Counter[UUID] = Counter()
-    for mode in modes:
-        for row in reports.accepted_calls(session, organization_id, days, [], mode):
-            if row.api_key_id is not None:
-                counts[row.api_key_id] += row.requests
+    for row in reports.accepted_calls(session, organization_id, days, [], mode):
+        if row.api_key_id is not None:
+            counts[row.api_key_id] += row.requests
     counts.update(request_counts.count_refused(session, organization_id, days.starts_at, days.ends_at))
     return dict(counts)
 
@@ -245,28 +241,31 @@ class RevokeKeyForm(StrictSchema):
     confirm = Text(required=True, maximum=100, error_messages={"required": "Type the name of the key to confirm."})
 
 
+@bp.before_request
+def _refuse_form_of_other_mode() -> None:
+    if request.method not in http.SAFE_METHODS and request.view_args:
+        _get(request.view_args["key_id"])
+
+
 @bp.get("/api-keys")
 @require_permission("keys:read")
 def index() -> Response:
-    """List the keys, newest first, with their calls of thirty days."""
+    """List the keys of the current mode, newest first, with their calls of thirty days."""
     query, form = forms.parse_filters(KeysQuery(exclude=("limit",)))
-    is_filtered = bool(form.values)
-    if g.principal.mode == KeyMode.TEST and not form.errors:
-        query, form = {**query, "mode": KeyMode.TEST}, Form({**form.values, "mode": KeyMode.TEST})
-    request, filters = PageRequest.from_query({"limit": PAGE_SIZE, "cursor": None, **query})
-    page = (
-        None if form.errors else keys.list_keys(engine.session(), context.current_organization_id(), request, **filters)
-    )
+    query = {"limit": PAGE_SIZE, "cursor": None, **query, "mode": g.principal.mode}
+    page_request, filters = PageRequest.from_query(query)
+    page, organization_id = None, context.current_organization_id()
+    if not form.errors:
+        page = keys.list_keys(engine.session(), organization_id, page_request, **filters)
     items = page.items if page else ()
-    modes = sorted({key.mode for key in items})
     return pages.render_page(
         "dashboard/keys/index.html",
         status=200 if page else 422,
         form=form,
         keys=items,
-        makers=get_key_creators(engine.session(), context.current_organization_id(), [key.id for key in items]),
-        counts=count_requests(engine.session(), context.current_organization_id(), _last_days(), modes),
-        is_filtered=is_filtered,
+        makers=get_key_creators(engine.session(), organization_id, [key.id for key in items]),
+        counts=count_requests(engine.session(), organization_id, _last_days(), g.principal.mode),
+        is_filtered=bool(set(form.values) - {"mode"}),
         zone=context.current_zone(),
         **pages.pagination_links(page.next_cursor if page else None),
     )
@@ -285,6 +284,8 @@ def create_form(form: Form | None = None) -> Response:
 @form_view(KeyForm(), form=create_form, is_idempotent=True)
 def create(body: dict[str, Any]) -> Response:
     """Create a key and show its secret once."""
+    if body["mode"] == KeyMode.LIVE and g.principal.mode == KeyMode.TEST:
+        raise ValidationFailed.at_field("mode", "Switch to live data to create a live key.")
     _check_rate(body)
     choices = {name: body.pop(name) for name in ("expiry", "expires_on", "preset")}
     return _secret_page(
@@ -446,7 +447,10 @@ def _chart(usage: KeyUsage, days: DateRange) -> Chart:
 
 
 def _get(key_id: UUID) -> KeyView:
-    return keys.get_key(engine.session(), context.current_organization_id(), key_id)
+    """Returns a key; the dashboard follows its mode."""
+    key = keys.get_key(engine.session(), context.current_organization_id(), key_id)
+    context.follow_mode(key.mode)
+    return key
 
 
 def _choices(held: Sequence[str] = ()) -> dict[str, Any]:

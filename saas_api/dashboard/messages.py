@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.billing import usage_costs
 from saas_api.core import access, clock, ids, time_zones
-from saas_api.core.access import require_permission
+from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine, pagination
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import TooManyRequests, ValidationFailed
@@ -200,8 +200,7 @@ class MessageFilters(MessagesQuery):
 def index() -> Response:
     """List the messages of the current mode, newest first, or download them as CSV."""
     query, form = forms.parse_filters(MessageFilters(exclude=("limit",)))
-    mode = query.get("mode") or g.principal.mode
-    page, zone = None, context.current_zone()
+    mode, zone, page = g.principal.mode, context.current_zone(), None
     if not form.errors:
         since, until = range_bounds(engine.session(), context.current_organization_id(), query, zone)
         filters = MessageFilter(query["status"], query["type"], mode, query["to"], query["key"], since, until)
@@ -209,22 +208,29 @@ def index() -> Response:
             return _export(filters)
         if query["after"] and pages.is_htmx_fragment():
             return _newer(filters, query["after"])
-        request = PageRequest(PAGE_SIZE, query["cursor"])
-        page = messages.list_messages(engine.session(), context.current_organization_id(), filters, request)
+        page_request = PageRequest(PAGE_SIZE, query["cursor"])
+        page = messages.list_messages(engine.session(), context.current_organization_id(), filters, page_request)
     return pages.render_page(
         "dashboard/messages/index.html",
         status=200 if page else 422,
-        form=Form({"mode": mode, **form.values}, form.errors),
+        form=form,
         messages=page.items if page else (),
         names=(names := usage_costs.get_key_names(engine.session(), context.current_organization_id())),
         choices=_choices(names),
         is_filtered=bool(set(form.values) - {"mode"}),
         mode=mode,
+        test_messages=_count_test_messages() if mode == KeyMode.LIVE and page and not page.items else 0,
         zone=zone,
         app_url=setting("APP_URL"),
         poll=pages.newer_url(page, lambda message: message.accepted_at),
         **_pagination_links(page.next_cursor if page else None),
     )
+
+
+def _count_test_messages() -> int:
+    """How many test messages there are, up to MAX_COUNTED + 1, for the empty list of live ones."""
+    filters = MessageFilter(mode=KeyMode.TEST)
+    return messages.count_messages(engine.session(), context.current_organization_id(), filters)
 
 
 def _newer(filters: MessageFilter, after: datetime) -> Response:
@@ -237,6 +243,7 @@ def _newer(filters: MessageFilter, after: datetime) -> Response:
 def show(message_id: UUID, form: Form | None = None) -> Response:
     """Show a message. The page polls while the message is pending."""
     message, zone = messages.get_message(engine.session(), g.principal, message_id), context.current_zone()
+    context.follow_mode(message.mode)
     is_watched = message.status in PENDING_STATUSES and clock.now() - message.accepted_at < POLL_SECONDS
     return pages.render_page(
         "dashboard/messages/show.html",
@@ -258,7 +265,8 @@ def show(message_id: UUID, form: Form | None = None) -> Response:
 @bp.get("/messages/new")
 @require_permission("messages:test")
 def send_form(form: Form | None = None) -> Response:
-    """Show the form for a test message."""
+    """Show the form for a test message, in test mode; the pages that follow stay in theirs until it is sent."""
+    context.use_mode(KeyMode.TEST)
     form = form or Form({"type": Channel.SMS, "to": "+2348012345678", "message": "Hello"})
     text = _sms_text(form.values)
     return pages.render_page(
@@ -286,10 +294,11 @@ def send(body: dict[str, Any]) -> Any:
     if not limiter.limiter.limiter.hit(TEST_MESSAGES_PER_MINUTE, str(context.current_organization_id()), "trials"):
         raise TooManyRequests("You can send at most 30 test messages per minute. Wait a moment, then try again.")
     message = messages.send_test_message(engine.session(), g.principal, body)
+    context.enter_mode(KeyMode.TEST)
     return pages.redirect_to(
         "dashboard.messages.show",
         message_id=message.id,
-        _notice="Message accepted. This page updates as it is delivered.",
+        _notice="Test message accepted. You're viewing test data.",
     )
 
 

@@ -96,7 +96,8 @@ class Layout:
     """Data of the layout: user, organization, navigation and banner.
 
     is_viewed: an operator looks at the organization; the banner is the one that its members see
-    test_notice: what test mode means for this page; None in live mode
+    list_path: of the section's list or of this page, shown after the mode is switched: an object has one mode
+    test_notice: title and text about what test mode means for this page; None in live mode
     """
 
     user: User
@@ -107,7 +108,8 @@ class Layout:
     navigation: list[NavigationItem]
     is_viewed: bool
     banner: Banner | None
-    test_notice: str | None
+    list_path: str
+    test_notice: tuple[str, str] | None
 
 
 def get_layout() -> Layout:
@@ -126,6 +128,7 @@ def get_layout() -> Layout:
             _navigation(),
             g.principal.is_impersonating,
             _banner(state),
+            _list_path(),
             _test_notice(),
         )
     layout: Layout = g.layout
@@ -197,11 +200,16 @@ def _minor_banner(state: OrganizationState) -> Banner | None:
     return None
 
 
-def _test_notice() -> str | None:
+def _list_path() -> str:
+    sections = (DASHBOARD_ROOT + path for path in SECTIONS_WITH_TEST_DATA if _is_current(path))
+    return next(sections, request.path)
+
+
+def _test_notice() -> tuple[str, str] | None:
     if g.principal.mode != KeyMode.TEST:
         return None
     if _is_current("/webhooks"):
         return "Events of test mode are sent to test endpoints only."
     if any(_is_current(path) for path in SECTIONS_WITH_TEST_DATA):
-        return "Nothing here is delivered or billed."
-    return "This page has no test mode. It shows live data, and your changes are live."
+        return "Test data.", "Nothing here is delivered or billed."
+    return "Live data.", "This page has no test mode."

@@ -74,7 +74,7 @@ def range_filters(days: DateRange) -> dict[str, str]:
 def index() -> Any:
     """List requests of one mode, newest first, or download them as CSV. An ID that is found opens its request."""
     query, form = forms.parse_filters(RequestFilters(exclude=("limit", "method")))
-    mode, zone = query.get("mode") or g.principal.mode, context.current_zone()
+    mode, zone = g.principal.mode, context.current_zone()
     page = None
     if not form.errors:
         try:
@@ -121,6 +121,7 @@ def _other_response(query: Mapping[str, Any], filters: RequestFilter, zone: str)
 def show(request_id: str) -> Response:
     """Show a request of the log, of either mode."""
     found = request_log.get_request(engine.session(), context.current_organization_id(), request_id)
+    context.follow_mode(found.mode)
     return pages.render_page(
         "dashboard/requests/show.html",
         one=found,

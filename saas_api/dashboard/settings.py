@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import marshmallow as ma
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response, g, request
 from marshmallow import fields, validate
 
 from saas_api.accounts import billing_email, organizations, passwords, sessions, throttles, users
@@ -79,6 +79,12 @@ def list_time_zones() -> list[str]:
 def list_locales() -> list[tuple[str, str]]:
     """Returns the selectable locales, each with a sample."""
     return [(locale, formatting.describe_locale(locale)) for locale in formatting.LOCALES]
+
+
+@bp.before_request
+def _refuse_closing_in_test_mode() -> None:
+    if request.endpoint == "dashboard.settings.close_organization":
+        context.require_live_mode()
 
 
 @bp.get("/settings")

@@ -289,6 +289,7 @@ def show(delivery_id: UUID, form: Form | None = None) -> Response:
     """Show a delivery with its payload and attempts."""
     delivery = deliveries.get_delivery(engine.session(), context.current_organization_id(), delivery_id)
     endpoint = get_delivery_endpoint(engine.session(), context.current_organization_id(), delivery.endpoint_id)
+    context.follow_mode(endpoint.mode)
     view = deliveries.get_delivery_view(engine.session(), delivery)
     chosen = forms.parse_filters(AttemptQuery())[0].get("attempt")
     attempt = _find_attempt(view.attempts, chosen)
@@ -361,6 +362,7 @@ def list_events() -> Response:
 def show_event(event_id: UUID, form: Form | None = None) -> Response:
     """Show an event with its payload and deliveries."""
     event: Event = get_event(engine.session(), context.current_organization_id(), event_id)
+    context.follow_mode(event.mode)
     payload, event_type = orjson.loads(event.payload), event_types.find_type(event.type)
     return pages.render_page(
         "dashboard/webhooks/event.html",

@@ -209,11 +209,13 @@ class EnableForm(StrictSchema):
 
 
 def get_endpoint(endpoint_id: UUID) -> Endpoint:
-    """Returns an endpoint of the organization.
+    """Returns an endpoint of the organization; the dashboard follows its mode.
 
-    raises: EndpointNotFound
+    raises: EndpointNotFound, Conflict
     """
-    return endpoints.get_endpoint(engine.session(), context.current_organization_id(), endpoint_id)
+    endpoint = endpoints.get_endpoint(engine.session(), context.current_organization_id(), endpoint_id)
+    context.follow_mode(endpoint.mode)
+    return endpoint
 
 
 @bp.get("/webhooks")

@@ -26,7 +26,7 @@ from saas_api.core.limits import limiter
 from saas_api.core.web import forms, http
 from saas_api.core.web.forms import PASSWORD_FIELD, FormExpired
 
-IMPERSONATION_COOKIE, IMPERSONATED_PATHS = "impersonation", "/dashboard"
+IMPERSONATION_COOKIE, DASHBOARD_PATHS = "impersonation", "/dashboard"
 PREFERENCES: Mapping[str, tuple[str, ...]] = {
     "theme": ("system", "light", "dark"),
     "mode": ("live", "test"),
@@ -94,6 +94,18 @@ def authenticate_page(view_access: Access) -> None:
     else:
         g.principal = replace(_reauthenticate(user), mode=g.preferences["mode"])
         forms.require_page_mode(g.principal.mode)
+        if request.args.get("mode") == g.principal.mode:
+            _keep_mode()
+
+
+def _keep_mode() -> None:
+    """Stay in the mode of `g.principal` after a page of the dashboard was opened.
+
+    A fragment changes nothing: it may be a poll of a page that was left open in another tab.
+    """
+    is_page = request.method in http.SAFE_METHODS and "HX-Request" not in request.headers
+    if is_page and request.path.startswith(DASHBOARD_PATHS) and request.cookies.get("mode") != g.principal.mode:
+        g.changed_preferences = {"mode": g.principal.mode}
 
 
 def _check_size_and_encoding(max_bytes: int) -> None:
@@ -136,7 +148,7 @@ def _check_csrf(user: Principal | None) -> None:
 def _find_impersonator() -> Principal | None:
     """The operator who views an organization, while signed in with their own session too."""
     token, own_claims = g.presented_impersonation_token, _find_refresh_claims()
-    if not token or own_claims is None or not request.path.startswith(IMPERSONATED_PATHS):
+    if not token or own_claims is None or not request.path.startswith(DASHBOARD_PATHS):
         return None
     try:
         user = sessions.authenticate_token(token, TokenAudience.PAGES)

@@ -122,6 +122,11 @@ def list_messages(session: Session, organization_id: UUID, filters: MessageFilte
     return pagination.paginate(session, statement, Message.accepted_at.desc(), Message.id.desc(), request=request)
 
 
+def count_messages(session: Session, organization_id: UUID, filters: MessageFilter) -> int:
+    """Return how many messages a list has, up to MAX_COUNTED + 1."""
+    return pagination.count_rows(session, sa.select(Message.id).where(*filters.conditions(organization_id)))
+
+
 def count_newer(session: Session, organization_id: UUID, filters: MessageFilter, after: datetime) -> int:
     """Return how many messages of a list were accepted after an instant, up to MAX_COUNTED + 1."""
     newer = sa.select(Message.id).where(*filters.conditions(organization_id), Message.accepted_at > after)

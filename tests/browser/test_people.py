@@ -127,7 +127,7 @@ def test_pages_in_test_mode_are_accessible(open_window: OpenWindow, alice: User)
     window = open_window()
     use_session(window, alice)
     window.open("/dashboard")
-    window.press("Show test data")
+    window.press("Test")
     for path in ("/dashboard", "/dashboard/billing/spending"):
         window.open(path)
         window.sees("Test data.", within=".test-data")

@@ -276,7 +276,7 @@ def _fingerprint() -> bytes:
         for name, value in request.form.items(multi=True)
         if name not in (CSRF_FIELD, FORM_KEY_FIELD, PASSWORD_FIELD)
     )
-    return idempotency.fingerprint(g.principal, "POST", request.path, {"form": pairs, "mode": g.principal.mode})
+    return idempotency.fingerprint(g.principal, "POST", request.path, {"form": pairs})  # with the mode of its page
 
 
 def _run_form_once(principal: Principal, key: str, fingerprint: bytes, run: Callable[[], Any]) -> Response:

@@ -105,9 +105,11 @@ def test_billing_page_in_test_mode_says_that_it_is_live(acme: PayingOrganization
     """G3: "Nothing here is delivered or billed." stood above the live bill."""
     owner.client.set_cookie("mode", "test")
     page = page_text(owner.open(page_path(acme, path)))
-    assert "Test data. This page has no test mode. It shows live data" in page
+    assert "Live data. This page has no test mode." in page
     assert "Nothing here is delivered or billed." not in page
-    assert ("Billing has no test mode. Switch to live data to make changes." in page) == (path != "/dashboard/billing")
+    assert ("This page has no test mode. Switch to live data to make changes." in page) == (
+        path != "/dashboard/billing"
+    )
 
 
 def test_home_page_in_test_mode_shows_no_bill(acme: PayingOrganization, owner: Browser) -> None:
@@ -128,10 +130,11 @@ def test_form_of_billing_is_refused_in_test_mode(
     path, target = page_path(acme, page), page_path(acme, action)
     fields = owner.form(path, target)
     owner.client.set_cookie("mode", "test")
-    assert owner.send(target, fields).status_code == 400  # the page with this form was open in live mode
-    response = owner.send(target, {**fields, "page_mode": "test"})
+    stale = owner.send(target, fields)
+    assert (stale.status_code, "You switched to test data" in stale.text) == (400, True)
+    response = owner.send(target, {**fields, "page_mode": ["test"]})
     assert response.status_code == 409
-    assert "Billing has no test mode." in response.text
+    assert "This page has no test mode." in response.text
     assert list_payments(acme) == []
     assert not acme.rows("SELECT id FROM subscription_segments WHERE plan_version_id = 'starter@1'")
 

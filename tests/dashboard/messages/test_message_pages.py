@@ -171,7 +171,8 @@ def test_filters_apply_and_modes_never_mix(
     key_ids = {key["name"]: key["id"] for key in client.get("/api/v1/keys", headers=alice.headers).json["data"]["keys"]}
     assert listed_ids("") == {first, other}
     assert listed_ids("mode=test") == {trial}
-    assert listed_ids("mode=test&status=failed") == {trial}
+    assert listed_ids("status=failed") == {trial}
+    assert listed_ids("mode=live") == {first, other}
     assert listed_ids("type=email") == {other}
     assert listed_ids(f"to={MAIL['to']}") == {other}
     assert listed_ids(f"key={key_ids['Live key']}") == {first, other}
