@@ -4,7 +4,7 @@ import secrets
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from saas_api.accounts import audit, operators, organizations, tokens
+from saas_api.accounts import audit, operators, organizations, tokens, user_agents
 from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import UserSession
 from saas_api.accounts.tokens import SessionClaims, TokenAudience
@@ -44,7 +44,7 @@ def start_impersonation(
             rotated_at=now,
             expires_at=expires_at,
             last_seen_at=now,
-            user_agent=f"looks at {organization.name}"[:300],
+            user_agent=f"{user_agents.VIEW_PREFIX}{organization.name}"[:300],
         )
         session.add(user_session)
         data = {"reason": reason, "until": clock.format_rfc3339(expires_at)}

@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, DateTime, FetchedValue, LargeBinary, Text
 from sqlalchemy.dialects.postgresql import INET, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from saas_api.accounts import user_agents
 from saas_api.core import ids
 from saas_api.core.db.engine import Model
 from saas_api.core.db.types import EnumText
@@ -80,6 +81,11 @@ class UserSession(Model):
     revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     revoked_reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+    @property
+    def browser(self) -> str:
+        """A name such as "Chrome on macOS"."""
+        return user_agents.describe_session(self.user_agent)
 
 
 class OneTimeToken(Model):

@@ -35,12 +35,14 @@ class Notice:
     facts: lines of text, each at most mails.MAX_VALUE_LENGTH characters
     advice: what to do if the change was not expected
     path: of the page where it is done
+    guide_path: of the guide about it, if there is one
     """
 
     subject: str
     facts: Sequence[str]
     advice: str
     path: str
+    guide_path: str = ""
 
 
 def enqueue(
@@ -61,6 +63,7 @@ def enqueue(
             facts=notice.facts if recipient.is_verified else [],
             advice=notice.advice,
             path=notice.path,
+            guide_path=notice.guide_path,
             at=mails.format_time(clock.now(), "UTC"),
             ip=request_context.current_origin().ip,
         )

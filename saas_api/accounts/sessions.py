@@ -86,12 +86,14 @@ class SessionStarted:
 class SessionView:
     """A session that has not ended, as its user sees it.
 
+    browser: such as "Chrome on macOS"
     is_current: it is the session of the request
     """
 
     id: UUID
     ip: str | None
     user_agent: str | None
+    browser: str
     created_at: datetime
     last_seen_at: datetime
     expires_at: datetime
@@ -186,8 +188,16 @@ def list_sessions(principal: Principal, request: PageRequest) -> Page:
     """
 
     def view(row: UserSession) -> SessionView:
-        is_current = row.id == principal.session_id
-        return SessionView(row.id, row.ip, row.user_agent, row.created_at, row.last_seen_at, row.expires_at, is_current)
+        return SessionView(
+            id=row.id,
+            ip=row.ip,
+            user_agent=row.user_agent,
+            browser=row.browser,
+            created_at=row.created_at,
+            last_seen_at=row.last_seen_at,
+            expires_at=row.expires_at,
+            is_current=row.id == principal.session_id,
+        )
 
     statement = sa.select(UserSession).where(*active_session_clause(principal.id))
     with tenancy.system_session("auth.sessions") as session:

@@ -13,6 +13,7 @@ from saas_api.accounts import (
     organizations,
     passwords,
     sessions,
+    user_agents,
     users,
 )
 from saas_api.accounts.models import User
@@ -182,7 +183,7 @@ def notify_new_sign_in(session: SystemSession, user: User, origin: SessionOrigin
         name=user.greeting_name,
         at=mails.format_time(clock.now(), "UTC"),  # a user may belong to organizations in several zones
         ip=origin.ip,
-        user_agent=origin.user_agent if user.email_verified else None,
+        browser=user_agents.describe(origin.user_agent) if user.email_verified else "",
     )
 
 

@@ -527,7 +527,7 @@ def _email_creator(session: Session, creator: Principal, key: KeyView) -> None:
     facts = [f"Organization: {organization.name}", f"Key: {key.name} ({key.hint}...)"]
     advice = "Revoke the key and change your password."
     path = f"/dashboard/api-keys/{ids.format_id('key', key.id)}"
-    notice = Notice("A new API key was created", facts, advice, path)
+    notice = Notice("A new API key was created", facts, advice, path, "/docs/api-keys#if-a-key-leaks")
     recipient = Recipient(member.email, member.full_name if member.email_verified else "", member.email_verified)
     notices.enqueue(session, [recipient], notice, organization.id)
 

@@ -19,7 +19,7 @@ from saas_api.accounts.audit import SYSTEM_ACTOR, Actor, OperatorContext
 from saas_api.accounts.models import Membership
 from saas_api.api_keys import keys
 from saas_api.billing import alerts, period_close, periods, settlement, spend_cap, subscriptions
-from saas_api.billing.models import GrantKind, InvoiceStatus
+from saas_api.billing.models import CreditGrant, GrantKind, InvoiceStatus
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, request_context, time_zones
 from saas_api.core.access import KeyMode, Principal
@@ -147,7 +147,7 @@ class OrganizationActivity:
         for name, role in self.organization.users[1:]:
             with timeline.demo_session() as session:
                 user_id = self._create_user(session, name, role)
-                session.add(Membership(organization_id=self.id, user_id=user_id, role=role))
+                session.add(Membership(organization_id=self.id, user_id=user_id, role=role, created_at=clock.now()))
                 change = {"after": {"user": str(user_id), "email": self.logins[-1].email, "role": role}}
                 actor, target = Actor("user", str(user_id)), ("user", user_id)
                 audit.record_event(session, self.id, actor, "invitation.accepted", target, change)
@@ -301,7 +301,9 @@ class BillingActivity:
     def _grant_credit(self) -> None:
         with timeline.demo_session() as session:
             context = OperatorContext(Actor("operator", "demo"), _CREDIT_REASON)
-            settlement.grant_credit(session, self.id, GrantSource("demo:gift", GrantKind.PROMOTIONAL), 500, context)
+            source = GrantSource("demo:gift", GrantKind.PROMOTIONAL)
+            grant_id = settlement.grant_credit(session, self.id, source, 500, context)
+            session.get_one(CreditGrant, (self.id, grant_id)).created_at = clock.now()
 
 
 def schedule_platform_jobs(demo_timeline: Timeline) -> None:

@@ -105,7 +105,7 @@ def enqueue(session: Session, template: str, to: str, *, organization_id: UUID |
 
     template: with its context: "welcome", "verify_email" (token), "reset_password" (token),
         "verify_billing_email" (token, requester: the address), "invitation" (token, inviter: the address, role),
-        "new_sign_in" (at, ip, user_agent),
+        "new_sign_in" (at, ip, browser),
         "invoice_ready" (organization, number, amount, due, period, invoice_id: as in the API); without the period
         for "overdue_remind", "suspended", "written_off", and with `at`, the time of the next step, "overdue_warn" and
         "restricted"; "reinstated", "organization_closed" (organization), "stopped_by_operator",
@@ -114,7 +114,7 @@ def enqueue(session: Session, template: str, to: str, *, organization_id: UUID |
         "payment_failed" (the same, reason), "usage_alert" (organization, what, percent, used, limit, period_end),
         "plan_version_changed" (organization, plan, at, changes: lines of text),
         "operator_alert" (subject_line, detail), "security_notice" (subject_line, facts: lines of text, advice, path,
-        at, ip), "webhook_disabled" (organization, endpoint_id, url, is_gone); each takes `name`,
+        guide_path, at, ip), "webhook_disabled" (organization, endpoint_id, url, is_gone); each takes `name`,
         the name of the recipient
     organization_id: None for a mail to a user, who may be a member of several organizations
     raises: jinja2's UndefinedError for an incomplete context

@@ -172,6 +172,7 @@ def test_suspension_rejects_keys_on_the_next_request_until_resumed(
     ]
     [(text,)] = execute_sql(app, "SELECT text_body FROM mails WHERE template = 'stopped_by_operator'")
     assert f"Reason:\n{REASON}\n" in text
+    assert "\nContact support" in text
 
 
 def test_suspension_requires_name_reason_and_csrf_token(app: Flask, alice: User, olga: User) -> None:

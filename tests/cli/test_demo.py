@@ -59,6 +59,11 @@ def check_data(app: Flask) -> None:
     used_keys = f"SELECT count(*) FROM api_keys k WHERE last_used_at = ({last_message})"
     assert rows(app, used_keys) == rows(app, "SELECT count(DISTINCT api_key_id) FROM messages")
     assert rows(app, "SELECT count(*) FROM users WHERE email_verified_at IS NULL") == [(0,)]
+    dated = """SELECT count(*) > 0, bool_and(m.created_at = e.at) FROM memberships m JOIN audit_events e
+        ON e.organization_id = m.organization_id AND e.target_id = m.user_id::text AND action = 'invitation.accepted'"""
+    assert rows(app, dated) == [(True, True)]
+    promotional = "SELECT bool_and(created_at = effective_at) FROM credit_grants WHERE kind = 'promotional'"
+    assert rows(app, promotional) == [(True,)]
 
 
 def check_logins(app: Flask, lines: list[str]) -> None:

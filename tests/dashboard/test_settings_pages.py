@@ -149,6 +149,7 @@ def test_sessions_are_ended_singly_and_together(app: Flask, client: FlaskClient,
     browser = Browser(app, alice)
     text = browser.open(ACCOUNT).text
     assert "4 sessions" in text
+    assert text.count(">Werkzeug</th>") == 4, "not the whole header"
     ends = re.findall(r'action="(/dashboard/account/sessions/ses_[^"]+/end)"', text)
     assert len(ends) == 3
     assert browser.submit(ACCOUNT, ends[0]).status_code == 303

@@ -208,6 +208,15 @@ def test_audit_log_names_actors_and_escapes_data(app: Flask, alice: User) -> Non
     assert "<script>alert" not in text
 
 
+def test_operators_are_named_as_support(app: Flask, alice: User) -> None:
+    organization_id = ids.parse_id("org", alice.organization_id)
+    with app.app_context(), tenancy.system_session("demo.seed") as session:
+        audit.record_event(session, organization_id, Actor("operator", "olga"), "invoice.voided", ("invoice", "1"))
+    text = Browser(app, alice).open(AUDIT).text
+    assert f"{app.config['BRAND_NAME']} support" in text
+    assert "olga" not in text
+
+
 def test_audit_log_is_filtered(app: Flask, alice: User) -> None:
     record_event(app, alice, "api_key.revoked")
     record_event(app, alice, "invoice.paid")

@@ -59,6 +59,17 @@ def test_text_of_a_mail_keeps_within_78_columns(app: Flask, template: str) -> No
     assert max(len(line) for line in text.splitlines() if not line.startswith("http")) <= 78, "a URL is one line"
 
 
+def test_guides_that_mails_lead_to_exist(app: Flask, client: FlaskClient) -> None:
+    found = {link for template in TEMPLATES for link in links(render(app, template, CONTEXTS[template])[1])}
+    guides = sorted(link.partition("/docs/")[2] for link in found if "/docs/" in link)
+    assert len(guides) >= 4
+    for guide in guides:
+        slug, _, section = guide.partition("#")
+        response = client.get(f"/docs/{slug}")
+        assert response.status_code == 200, guide
+        assert not section or f'id="{section}"' in response.text, guide
+
+
 def test_links_of_a_mail_begin_with_the_app_url(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(app.config, "APP_URL", "https://api.acme.example")
     _, text, _ = render(app, "verify_email", {"token": "a+b/c="})

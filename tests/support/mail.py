@@ -27,7 +27,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "verify_billing_email": {"token": "t0ken-billing", "requester": "alice@acme.example"},
     "reset_password": {"token": "t0ken-reset"},
     "invitation": {"token": "t0ken-join", "inviter": "alice@acme.example", "role": "member"},
-    "new_sign_in": {"at": "1 May 2026", "ip": "192.0.2.7", "user_agent": "curl"},
+    "new_sign_in": {"at": "1 May 2026", "ip": "192.0.2.7", "browser": "curl"},
     "invoice_ready": {**OVERDUE, "period": "April 2026"},
     "payment_received": {
         "organization": "Acme",
@@ -71,6 +71,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         "facts": ["Organization: Acme", "By: Alice (alice@acme.example)"],
         "advice": "Change your password, restore the endpoint, and rotate its secret at once, please.",
         "path": "/dashboard/webhooks",
+        "guide_path": "/docs/webhooks",
         "at": "1 June 2026, 00:00 UTC",
         "ip": "192.0.2.7",
     },
