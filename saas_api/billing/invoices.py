@@ -110,12 +110,14 @@ class InvoiceTotals:
 
     settled_minor: by payment, wallet or credit note
     outstanding_minor: due on open invoices
+    first_issued_at: when the first final invoice was issued, a void one too; None before it
     """
 
     billed_minor: int
     settled_minor: int
     outstanding_minor: int
     currency: str
+    first_issued_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -235,19 +237,20 @@ def sum_invoices(session: Session, organization_id: UUID) -> InvoiceTotals:
 
     All invoices above zero are in the currency of the organization.
     """
+    is_counted = Invoice.status != InvoiceStatus.VOID
     row = session.execute(
         select(
-            func.coalesce(func.sum(Invoice.total_minor), 0),
-            func.coalesce(func.sum(Invoice.total_minor - Invoice.due_minor), 0),
+            func.coalesce(func.sum(Invoice.total_minor).filter(is_counted), 0),
+            func.coalesce(func.sum(Invoice.total_minor - Invoice.due_minor).filter(is_counted), 0),
             func.coalesce(func.sum(Invoice.due_minor).filter(Invoice.status == InvoiceStatus.OPEN), 0),
             select(BillingProfile.currency).where(BillingProfile.organization_id == organization_id).scalar_subquery(),
-        ).where(
-            Invoice.organization_id == organization_id,
-            Invoice.status.not_in((InvoiceStatus.DRAFT, InvoiceStatus.VOID)),
-        )
+            func.min(Invoice.finalized_at),
+        ).where(Invoice.organization_id == organization_id, Invoice.status != InvoiceStatus.DRAFT)
     ).one()
-    billed, settled, outstanding, currency = row
-    return InvoiceTotals(int(billed), int(settled), int(outstanding or 0), currency or money.DEFAULT_CURRENCY)
+    billed, settled, outstanding, currency, first_issued_at = row
+    return InvoiceTotals(
+        int(billed), int(settled), int(outstanding or 0), currency or money.DEFAULT_CURRENCY, first_issued_at
+    )
 
 
 def get_line(session: Session, organization_id: UUID, invoice_id: UUID, line_id: UUID) -> tuple[Invoice, InvoiceLine]:

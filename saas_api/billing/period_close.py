@@ -184,6 +184,11 @@ def _list_due(at: datetime, chosen: Sequence[UUID] | None = None) -> Sequence[UU
         return session.execute(_DUE, values).scalars().all()
 
 
+def get_invoicing_time(period: BillingPeriod) -> datetime:
+    """The earliest instant at which a period is invoiced by itself."""
+    return period.ends_at + timedelta(minutes=setting("BILLING_GRACE_MINUTES"))
+
+
 def _after_grace(at: datetime) -> datetime:
     """The latest end of a period that is closed at an instant."""
     return at - timedelta(minutes=setting("BILLING_GRACE_MINUTES"))

@@ -271,8 +271,7 @@ def _first_alerts(session: Session, version_id: str) -> Iterator[tuple[AlertSubj
     for percent in _FIRST_SPEND_ALERTS:
         yield AlertSubject.SPEND_PERCENT_OF_CAP, None, percent
     for meter, price in plans.get_versions(session, [version_id])[version_id].prices.items():
-        includes_some = any(own.included_quantity for own in price.by_value.values())
-        for percent in _FIRST_QUANTITY_ALERTS if includes_some else ():
+        for percent in _FIRST_QUANTITY_ALERTS if price.includes_some else ():
             yield AlertSubject.PERCENT_OF_INCLUDED, meter, percent
 
 

@@ -1,6 +1,7 @@
 """Pages of the billing section: overview with invoices, wallet, credit notes; the invoice list as CSV."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from flask import Blueprint, Response, url_for
@@ -28,7 +29,6 @@ bp = Blueprint("billing", __name__)
 _invoice_schema, _period_schema = InvoiceListItemOut(), BillingPeriodOut()
 
 
-FIRST_YEAR = 2020
 INVOICE_CSV_COLUMNS = (
     *("id", "number", "status", "period_starts_at", "period_ends_at", "timezone", "total_requests", "total_amount"),
     *("amount_due", "currency", "due_date", "paid_at"),
@@ -79,7 +79,6 @@ def index() -> Response:
             "form": form,
             "is_filtered": bool({"status", "year"} & set(form.values)),
             "statuses": [("", "Any"), *INVOICE_STATUS_LABELS.items()],
-            "years": [("", "Any"), *((year, year) for year in _years())],
         }
     status = 422 if form.errors else 200
     return pages.render_page(
@@ -102,9 +101,11 @@ def _money(query: Mapping[str, Any], running: CurrentPeriod) -> dict[str, Any]:
         if query
         else None
     )
+    totals = invoices.sum_invoices(engine.session(), context.current_organization_id())
     return {
         "invoices": page.items if page else (),
-        "totals": invoices.sum_invoices(engine.session(), context.current_organization_id()),
+        "totals": totals,
+        "years": [("", "Any"), *((year, year) for year in _years(totals.first_issued_at))],
         "wallet": sorted(
             billing_wallet.wallet_balances(engine.session(), context.current_organization_id(), clock.now()).items()
         ),
@@ -119,8 +120,10 @@ def _money(query: Mapping[str, Any], running: CurrentPeriod) -> dict[str, Any]:
     }
 
 
-def _years() -> range:
-    return range(clock.now().year, FIRST_YEAR - 1, -1)
+def _years(first_issued_at: datetime | None) -> range:
+    """Years in which invoices were issued (UTC), or could have been, the newest first."""
+    now = clock.now()
+    return range(now.year, (first_issued_at or now).astimezone(UTC).year - 1, -1)
 
 
 def _table(query: Mapping[str, Any]) -> Response:

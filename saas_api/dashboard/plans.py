@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
-from saas_api.billing import bill_inputs, currencies, plans, subscriptions
+from saas_api.billing import bill_inputs, currencies, period_close, plans, subscriptions
 from saas_api.billing.currencies import CurrencyFixed
 from saas_api.billing.plan_schemas import ChangePlanIn
 from saas_api.billing.rating import plan_changes
@@ -147,6 +147,7 @@ def change_form(code: str, form: Form | None = None) -> Any:
         is_called_off=plan_changes.segment_at(context.current_account().stages, clock.now()).version_id
         == change.version.id,
         names=get_plan_names(engine.session(), [change.canceled or change.previous, change.previous]),
+        invoiced_at=period_close.get_invoicing_time(change.period),
         zone=change.period.timezone,
     )
 

@@ -13,6 +13,7 @@ from marshmallow import fields, validate
 from saas_api.accounts import audit
 from saas_api.billing import alerts, current_period, spend_cap
 from saas_api.billing.models import BillingProfile
+from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.thresholds import AlertRuleInput, AlertSubject
 from saas_api.billing.usage_schemas import MAX_ALERTS, AlertIn, SpendCapIn
 from saas_api.core import clock, formatting, money
@@ -77,12 +78,14 @@ def index(form: Form | None = None) -> Response:
             {
                 "rule": rule,
                 "text": describe_alert(rule.subject, rule.meter_code, rule.threshold, by_code, currency),
+                "is_void": rule.subject == AlertSubject.PERCENT_OF_INCLUDED
+                and not _includes_some(running.version, rule.meter_code),
             }
             for rule in alerts.list_alert_rules(
                 engine.session(), context.current_organization_id(), running.account.period.id
             )
         ],
-        subjects=list(_subjects(by_code, currency)),
+        subjects=list(_subjects(by_code, running.version)),
         period=running.account.period,
         zone=context.current_zone(),
     )
@@ -156,13 +159,20 @@ def describe_alert(
             return f"{formatting.format_percent(threshold / 100)} of the included {units} used"
 
 
-def _subjects(by_code: Mapping[str, MeterContent], currency: str) -> Iterator[tuple[str, str]]:
-    yield "spend", f"Spend, in {currency}"
+def _subjects(by_code: Mapping[str, MeterContent], version: RatedPlanVersion) -> Iterator[tuple[str, str]]:
+    """What a new alert can watch: included quantities of the meters of which the plan includes some."""
+    yield "spend", f"Spend, in {version.currency}"
     yield "spend_percent_of_cap", "Spend, in % of the cap"
     for code, meter in sorted(by_code.items(), reverse=True):
         name = meter_file.in_text(meter.name)
         yield f"quantity:{code}", f"{name}, in {meter_file.plural_unit(meter.unit)}"
-        yield f"percent_of_included:{code}", f"{name}, in % of what the plan includes"
+        if _includes_some(version, code):
+            yield f"percent_of_included:{code}", f"{name}, in % of what the plan includes"
+
+
+def _includes_some(version: RatedPlanVersion, meter: str | None) -> bool:
+    price = version.prices.get(meter or "")
+    return price is not None and price.includes_some
 
 
 def _filled(submitted: Form | None, profile: BillingProfile, currency: str) -> Form:

@@ -110,7 +110,7 @@ def enqueue(session: Session, template: str, to: str, *, organization_id: UUID |
         for "overdue_remind", "suspended", "written_off", and with `at`, the time of the next step, "overdue_warn" and
         "restricted"; "reinstated", "organization_closed" (organization), "stopped_by_operator",
         "resumed_by_operator" (organization, reason);
-        "payment_received" (organization, number, amount, invoice_id),
+        "payment_received" (organization, number, amount, period, invoice_id),
         "payment_failed" (the same, reason), "usage_alert" (organization, what, percent, used, limit, period_end),
         "plan_version_changed" (organization, plan, at, changes: lines of text),
         "operator_alert" (subject_line, detail), "security_notice" (subject_line, facts: lines of text, advice, path,

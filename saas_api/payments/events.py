@@ -4,6 +4,8 @@ from typing import Any
 from uuid import UUID
 
 from saas_api.accounts import members, organizations
+from saas_api.billing import invoices
+from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import Invoice
 from saas_api.core import formatting, ids
 from saas_api.core.db.tenancy import SystemSession
@@ -60,10 +62,12 @@ def email_billing_contacts(session: SystemSession, template: str, payment: Payme
     organization_id = payment.organization_id
     with organizations.localized(session, organization_id) as organization:
         amount = formatting.format_money(payment.captured_minor or payment.amount_minor, payment.currency)
+        days = InvoiceWithPeriod(invoice, invoices.get_period(session, invoice)).days
     context: dict[str, object] = {
         "organization": organization.name,
         "number": invoice.number or "",
         "amount": amount,
+        "period": days,
         "invoice_id": ids.format_id("inv", payment.invoice_id),
     }
     if template == "payment_failed":

@@ -11,10 +11,18 @@ from saas_api.core.access import public_view
 from saas_api.core.errors import BadRequest, NotFound
 from saas_api.core.web import pages
 from saas_api.payments import payments, provider_events
+from saas_api.payments.models import PaymentStatus
 from saas_api.providers import mock_payments, selection
 from saas_api.providers.mock_payments import CHECKOUT_ACTIONS, MockCheckoutPage
 
 bp = Blueprint("payments_pages", __name__)
+
+_HEADINGS = {
+    PaymentStatus.SUCCEEDED: "Payment received",
+    PaymentStatus.FAILED: "Payment declined",
+    PaymentStatus.CANCELED: "Payment canceled",
+    PaymentStatus.QUARANTINED: "Payment under review",
+}
 
 
 @bp.get("/mock/<reference>")
@@ -40,11 +48,18 @@ def submit_checkout(reference: str) -> Response | WerkzeugResponse:
 @bp.get('/return/<id("pay"):payment_id>')
 @public_view
 def return_page(payment_id: UUID) -> Response:
-    """Show the outcome of a payment. Asks the provider if it is not known yet."""
+    """Show the outcome of a payment. Asks the provider if it is not known yet; the page polls until it is."""
     payment = payments.refresh_payment(payment_id)
     if payment is None:
         raise NotFound
-    return pages.render_page("payments/return.html", payment=payment)
+    heading = _HEADINGS.get(payment.status)
+    return pages.render_page(
+        "payments/return.html",
+        block="outcome",
+        payment=payment,
+        heading=heading or "Payment processing",
+        is_pending=heading is None,
+    )
 
 
 def _checkout(reference: str) -> MockCheckoutPage:

@@ -121,6 +121,10 @@ def test_return_page_asks_to_wait_while_the_provider_is_unavailable(
     acme.begin("stripe")
     stripe.failing_with = 500
     assert back(acme) == "Payment processing"
+    address = f"/payments/return/{ids.format_id('pay', acme.payment().id)}"
+    fragment = acme.client.get(address, headers={"HX-Request": "true"}).text
+    assert fragment.strip().startswith("<div")
+    assert f'data-poll hx-get="{address}"' in fragment
 
 
 def test_return_page_asks_the_provider_once_in_ten_seconds(acme: PayingOrganization, stripe: StripeServer) -> None:

@@ -65,6 +65,11 @@ class MeterPrice:
         """Prices by value of the dimension; "" stands for all values that have none of their own."""
         return {"": self, **self.by}
 
+    @property
+    def includes_some(self) -> bool:
+        """Whether any value of the dimension has an included quantity."""
+        return any(own.included_quantity for own in self.by_value.values())
+
     def value_for(self, properties: Mapping[str, str]) -> str:
         """The value of the dimension under which usage counts; "" without a price of its own."""
         value = properties.get(self.dimension, "") if self.dimension else ""

@@ -117,6 +117,12 @@ def test_invoices_and_totals_equal_the_api(acme: PayingOrganization, owner: Brow
     assert f"{money(invoice['total_amount'])} {money(invoice['amount_due'])}" in page
 
 
+def test_years_of_the_filter_are_those_with_invoices(acme: PayingOrganization, owner: Browser) -> None:
+    """S2: the filter listed every year since 2020."""
+    acme.invoice()
+    assert re.findall(r'<option value="(2\d{3})"', owner.open(BILLING).text) == ["2026"]
+
+
 def test_filters_apply_and_an_invalid_one_is_reported(acme: PayingOrganization, owner: Browser) -> None:
     number = acme.invoice().number
     assert number in owner.open(f"{BILLING}?status=open&year=2026").text
@@ -170,6 +176,7 @@ def test_previewed_plan_change_equals_the_invoice(may: Browser, acme: PayingOrga
     body = {"plan": "scale", "when": when}
     data = acme.client.post(f"{API}/preview-change", json=body, headers=acme.owner.headers).json["data"]
     assert f"With the change {money(data['changed']['total_amount'])}" in page
+    assert "which is issued on Jun 1, 2026" in page
     assert not data["change"]["lines"] or f"Difference {money(data['difference'])}" in page
     for line in data["change"]["lines"]:
         assert f"{line['description']} {money(line['amount'])}" in page

@@ -184,3 +184,4 @@ def test_mails_link_to_the_invoice(owner: Browser, acme: PayingOrganization) -> 
     mails = mails_of(acme)
     for template in ("invoice_ready", "payment_failed", "payment_received"):
         assert all(page_path in body for body in mails[template]), template
+    assert "Apr 30, 2026" in mails["payment_received"][0]

@@ -94,6 +94,16 @@ def test_alerts_are_added_toggled_and_removed(owner: Browser, acme: PayingOrgani
     assert sorted(list_rules(acme), key=str) == sorted([*before, added[0]], key=str)
 
 
+def test_alert_on_included_units_is_offered_where_the_plan_includes_some(
+    owner: Browser, acme: PayingOrganization
+) -> None:
+    """S9: on a plan that includes none, the alert was offered and never triggered."""
+    assert "percent_of_included" not in owner.open(SPENDING).text
+    rule = {"subject": "percent_of_included", "meter": "sms", "threshold": "80"}
+    acme.client.put(f"{API}/alerts", json={"alerts": [rule]}, headers=acme.owner.headers)
+    assert "includes none" in owner.open(SPENDING).text
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
