@@ -22,6 +22,7 @@ DECIMAL_DIVISIONS = {
     "delay / setting('TIME_SCALE')",
     "quantity * 100 / price.included_quantity",
     "total_major * 100 / cap_major",
+    "whole / elapsed",
 }
 
 

@@ -17,7 +17,8 @@ _COUNTING = {
     "unique": ", each value once",
 }
 _TEN_DECIMALS = Decimal("0.0000000001")
-_HOUR, _MILLI = timedelta(hours=1), Decimal("0.001")
+_HOUR, _MICROSECOND = timedelta(hours=1), timedelta(microseconds=1)
+_MILLI = Decimal("0.001")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class ExplainedProration:
     @property
     def months(self) -> Decimal:
         """The time as a part of the month, to three decimals."""
-        return Decimal(self.used / self.whole).quantize(_MILLI)
+        return (Decimal(self.used // _MICROSECOND) / (self.whole // _MICROSECOND)).quantize(_MILLI)
 
     @property
     def is_partial(self) -> bool:
@@ -305,7 +306,7 @@ def format_hours(time: timedelta) -> str:
 
 
 def _round_to_hours(time: timedelta) -> tuple[int, int]:
-    return divmod(round(time / _HOUR), 24)
+    return divmod((time + timedelta(minutes=30)) // _HOUR, 24)
 
 
 def _count(count: int, name: str) -> str:
