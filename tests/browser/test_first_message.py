@@ -12,7 +12,7 @@ EMAIL = "nora@newcomer.example"
 
 def sign_up(window: Window) -> None:
     window.open("/")
-    window.page.get_by_role("link", name="Sign up").first.click()
+    window.activate(window.page.get_by_role("link", name="Sign up").first)
     window.fill(organization_name="Newcomer", full_name="Nora", email=EMAIL, password=PASSWORD)
     window.press("Create account")
     window.sees("Get started")
@@ -30,14 +30,15 @@ def verify(window: Window, work: Callable[[], None]) -> None:
 
 
 def send(window: Window, text: str) -> None:
-    window.page.get_by_role("link", name="Messages", exact=True).locator("visible=true").first.click()
+    window.activate(window.page.get_by_role("link", name="Messages", exact=True).locator("visible=true").first)
     window.follow("Send a test message", exact=False)
     window.fill(to="+2348012345678", message=text)
     window.sees("1 segment")
     window.press("Send test message")
 
 
-def test_sign_up_leads_to_a_delivered_message(window: Window, work: Callable[[], None]) -> None:
+def test_sign_up_leads_to_a_delivered_message_by_keyboard(window: Window, work: Callable[[], None]) -> None:
+    window.has_pointer = False
     sign_up(window)
     verify(window, work)
     window.page.locator("#first-steps .done", has_text="erif").wait_for()

@@ -23,6 +23,12 @@ def create_key(window: Window, name: str) -> str:
     return window.page.locator("dialog .secret").inner_text().strip()
 
 
+def leave_dialog(window: Window) -> None:
+    """Close the dialog of a new secret without copying it."""
+    for name in ("Done", "Close anyway"):
+        window.activate(window.page.locator("dialog").get_by_role("link", name=name))
+
+
 def test_new_key_is_shown_once_and_leaving_warns_until_it_is_copied(open_window: OpenWindow, alice: User) -> None:
     window = open_window(permissions=["clipboard-read", "clipboard-write"])
     use_session(window, alice)
@@ -39,8 +45,8 @@ def test_new_key_is_shown_once_and_leaving_warns_until_it_is_copied(open_window:
     assert key not in window.page.content()
 
 
-def test_curl_line_of_a_new_key_works(open_window: OpenWindow, alice: User) -> None:
-    window = open_window()
+def test_key_is_created_without_javascript_and_its_curl_line_works(open_window: OpenWindow, alice: User) -> None:
+    window = open_window(java_script_enabled=False)
     use_session(window, alice)
     create_key(window, "Shell")
     line = window.page.locator("dialog pre code").first.inner_text()
@@ -49,19 +55,19 @@ def test_curl_line_of_a_new_key_works(open_window: OpenWindow, alice: User) -> N
     assert json.loads(result.stdout)["data"]["status"] == "queued"
 
 
-def test_key_is_rotated_and_revoked(open_window: OpenWindow, alice: User, client: FlaskClient) -> None:
-    window = open_window()
+def test_key_is_created_rotated_and_revoked_by_keyboard(
+    open_window: OpenWindow, alice: User, client: FlaskClient
+) -> None:
+    window = open_window(has_pointer=False)
     use_session(window, alice)
     old = create_key(window, "Shop")
-    window.page.locator("dialog").get_by_role("link", name="Done").click()
-    window.page.locator("dialog").get_by_role("link", name="Close anyway").click()
+    leave_dialog(window)
     window.follow("Rotate")
-    window.page.get_by_label("For 1 hour").check()
+    window.check("For 1 hour")
     window.press("Rotate key")
     new = window.page.locator("dialog .secret").inner_text().strip()
     assert send_status(client, old) == send_status(client, new) == 202
-    window.page.locator("dialog").get_by_role("link", name="Done").click()
-    window.page.locator("dialog").get_by_role("link", name="Close anyway").click()
+    leave_dialog(window)
     window.press("Revoke old secret")
     window.page.wait_for_load_state()
     assert (send_status(client, old), send_status(client, new)) == (401, 202)

@@ -41,7 +41,7 @@ def bill(app: Flask, organization_id: UUID) -> None:
 def pay(window: Window, action: str) -> None:
     """Open the checkout of the newest invoice and press a button."""
     window.open("/dashboard/billing")
-    window.page.locator('main a[href*="/billing/invoices/inv_"]').first.click()
+    window.activate(window.page.locator('main a[href*="/billing/invoices/inv_"]').first)
     window.press("Pay ", exact=False)
     window.page.wait_for_url("**/payments/mock/**")
     window.press(action)
@@ -57,7 +57,7 @@ def test_operator_bills_a_month_and_owner_pays(
     operator.press("Close period and invoice")
     operator.page.wait_for_load_state()
     operator.inspect()
-    owner = open_window()
+    owner = open_window(has_pointer=False)
     use_session(owner, payer)
     pay(owner, "Pay")
     work()
@@ -80,9 +80,9 @@ def test_invoice_is_legible_on_a_phone(app: Flask, open_window: OpenWindow, paye
         owner.check_width()
 
 
-def test_declined_payment_can_be_retried(app: Flask, open_window: OpenWindow, payer: User) -> None:
+def test_declined_payment_is_retried_without_javascript(app: Flask, open_window: OpenWindow, payer: User) -> None:
     bill(app, ids.parse_id("org", payer.organization_id))
-    owner = open_window()
+    owner = open_window(java_script_enabled=False)
     use_session(owner, payer)
     pay(owner, "Decline")
     owner.sees("Payment declined")

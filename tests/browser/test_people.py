@@ -12,12 +12,12 @@ NEW = "henry@acme.example"
 
 
 def test_invited_member_joins_and_is_removed(open_window: OpenWindow, alice: User, work: Callable[[], None]) -> None:
-    owner, guest = open_window(), open_window()
+    owner, guest = open_window(has_pointer=False), open_window(java_script_enabled=False)
     use_session(owner, alice)
     owner.open("/dashboard/team")
     owner.follow("Invite a member")
     owner.fill(email=NEW)
-    owner.page.get_by_label("Member", exact=False).first.check()
+    owner.check("Member")
     owner.press("Send invitation")
     owner.sees(NEW)
     owner.inspect()
@@ -26,11 +26,11 @@ def test_invited_member_joins_and_is_removed(open_window: OpenWindow, alice: Use
     guest.page.locator("main tr", has_text=NEW).get_by_role("link").first.click()
     guest.open(str(guest.page.locator('main a[href*="/accept-invitation?"]').first.get_attribute("href")))
     guest.fill(full_name="Henry", password=PASSWORD)
-    guest.inspect()
+    guest.check_width()
     guest.press("Join")
     guest.page.wait_for_url("**/dashboard**")
     owner.open("/dashboard/team")
-    owner.page.locator("main tr", has_text=NEW).get_by_role("link", name="Remove", exact=False).click()
+    owner.activate(owner.page.locator("main tr", has_text=NEW).get_by_role("link", name="Remove", exact=False))
     owner.fill(typed=NEW)
     owner.press("Remove member")
     owner.page.wait_for_load_state()
@@ -47,7 +47,7 @@ def test_operator_suspends_and_resumes_an_organization(
     def status() -> int:
         return client.post("/api/v1/messages/send", json=message, headers=key).status_code
 
-    owner = open_window()
+    owner, operator.has_pointer = open_window(), False
     use_session(owner, alice)
     assert status() == 202
     operator.open(f"/admin/organizations/{alice.organization_id}")

@@ -19,7 +19,7 @@ from tests.support.http_receiver import run_receiver
 def test_failed_delivery_of_a_new_endpoint_is_resent(
     open_window: OpenWindow, alice: User, work: Callable[[], None]
 ) -> None:
-    window = open_window()
+    window = open_window(has_pointer=False)
     use_session(window, alice)
     with run_receiver(script=[410]) as receiver:
         window.open("/dashboard/webhooks/new")
@@ -33,12 +33,12 @@ def test_failed_delivery_of_a_new_endpoint_is_resent(
         window.page.wait_for_load_state()
         work()
         window.open("/dashboard/webhooks/deliveries")
-        window.page.locator('main a[href*="/webhooks/deliveries/whd_"]').first.click()
+        window.activate(window.page.locator('main a[href*="/webhooks/deliveries/whd_"]').first)
         window.sees("Failed")
         delivery = window.page.url
         window.inspect()
         window.open("/dashboard/webhooks")
-        window.page.locator('main a[href*="/webhooks/whe_"]').first.click()
+        window.activate(window.page.locator('main a[href*="/webhooks/whe_"]').first)
         window.press("Enable", exact=False)
         window.page.wait_for_load_state()
         window.open(delivery)

@@ -8,12 +8,14 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from axe_playwright_python.base import AXE_SCRIPT  # type: ignore[import-untyped]  # it has no types
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request
 
 SLOW_MS = 20_000
 """Timeout of every wait; only a broken page reaches it."""
 WIDE, NARROW, NARROWEST, HEIGHT = 1280, 360, 320, 900
 OTHER_WIDTHS = (768, 1024, 1920)
+MOST_ARROWS = 12
+"""More than any group has radio buttons."""
 ALLOWED = frozenset({401, 409, 422})
 """Statuses that Chromium reports as errors and that are none: rejected forms and ended sessions."""
 FOREIGN_PAGES = frozenset({"/docs/explorer"})
@@ -52,6 +54,16 @@ _SQUEEZED = """() => {
 }"""
 
 
+_FOCUS_BEFORE = """(control) => {
+  const page = document.querySelector("dialog:modal") || document;
+  const isInGroup = (element) => control.type === "radio" && element.name === control.name;
+  const controls = [...page.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")];
+  const before = controls.slice(0, controls.indexOf(control)).filter((element) =>
+    element.tabIndex >= 0 && !element.disabled && !isInGroup(element) && element.checkVisibility());
+  before.at(-1)?.focus();
+}"""
+_OUTLINE_OF_FOCUS = """(control) =>
+  control === document.activeElement ? getComputedStyle(control).outlineStyle : null"""
 _UNDIRECTED = """() => {
   const walker = document.createTreeWalker(document.querySelector("body"), NodeFilter.SHOW_TEXT);
   const found = [];
@@ -71,6 +83,7 @@ class Window:
     """A browser window with cookies of its own, and the problems of its pages.
 
     statuses: of responses whose console error is no problem
+    has_pointer: False uses the keyboard alone: Tab to reach things, Enter and Space to press them, and typing
     """
 
     url: str
@@ -78,6 +91,7 @@ class Window:
     page: Page
     statuses: set[int] = field(default_factory=lambda: set(ALLOWED))
     problems: list[str] = field(default_factory=list)
+    has_pointer: bool = True
     _theme: Theme | None = None
 
     def watch(self) -> None:
@@ -97,16 +111,51 @@ class Window:
 
     def press(self, name: str, *, exact: bool = True) -> None:
         """Press the button of that name."""
-        self.page.get_by_role("button", name=name, exact=exact).first.click()
+        self.activate(self.page.get_by_role("button", name=name, exact=exact).first)
 
     def follow(self, name: str, *, exact: bool = True) -> None:
         """Follow the link of that name in the main part of the page."""
-        self.page.locator("main").get_by_role("link", name=name, exact=exact).first.click()
+        self.activate(self.page.locator("main").get_by_role("link", name=name, exact=exact).first)
 
     def fill(self, **fields: str) -> None:
         """Type into fields by the names they are sent under."""
         for name, value in fields.items():
-            self.page.locator(f'main [name="{name}"]:not([type=hidden])').first.fill(value)
+            control = self.page.locator(f'main [name="{name}"]:not([type=hidden])').first
+            if self.has_pointer:
+                control.fill(value)
+            else:
+                self.reach(control)
+                self.page.keyboard.press("ControlOrMeta+a")
+                self.page.keyboard.type(value)
+
+    def activate(self, control: Locator, key: str = "Enter") -> None:
+        """Click a control, or press it with a key."""
+        if self.has_pointer:
+            control.click()
+            return
+        self.reach(control)
+        control.press(key)  # waits for the page that it leads to, as a click does
+
+    def check(self, label: str) -> None:
+        """Check the box or radio button whose label begins so."""
+        control = self.page.get_by_label(label, exact=False).first
+        if self.has_pointer:
+            control.check()
+            return
+        self.reach(control)
+        if not control.is_checked():
+            self.page.keyboard.press("Space")
+
+    def reach(self, control: Locator) -> None:
+        """Press Tab on what comes before a control, which must get the focus, visibly; of radio buttons with arrows."""
+        control.evaluate(_FOCUS_BEFORE)
+        self.page.keyboard.press("Tab")
+        for _ in range(MOST_ARROWS):
+            outline = control.evaluate(_OUTLINE_OF_FOCUS)
+            if outline or control.get_attribute("type") != "radio":
+                break
+            self.page.keyboard.press("ArrowDown")
+        assert outline not in (None, "none"), f"the focus does not get to {control}, or is not seen there"
 
     def sees(self, text: str, *, within: str = "main") -> None:
         """Wait until a text is visible."""
@@ -197,7 +246,7 @@ class Window:
 
 
 @contextmanager
-def new_window(browser: Browser, url: str, **options: Any) -> Iterator[Window]:
+def new_window(browser: Browser, url: str, *, has_pointer: bool = True, **options: Any) -> Iterator[Window]:
     """A window with cookies of its own.
 
     options: of the window, such as `java_script_enabled`
@@ -206,7 +255,7 @@ def new_window(browser: Browser, url: str, **options: Any) -> Iterator[Window]:
     context = browser.new_context(**{"viewport": size, "reduced_motion": "reduce", "base_url": url, **options})
     context.set_default_timeout(SLOW_MS)
     try:
-        window = Window(url, context, context.new_page())
+        window = Window(url, context, context.new_page(), has_pointer=has_pointer)
         window.watch()
         yield window
     finally:
