@@ -209,7 +209,7 @@ def _test_notice() -> tuple[str, str] | None:
     if g.principal.mode != KeyMode.TEST:
         return None
     if _is_current("/webhooks"):
-        return "Events of test mode are sent to test endpoints only."
+        return "Test data.", "Events of test mode are sent to test endpoints only."
     if any(_is_current(path) for path in SECTIONS_WITH_TEST_DATA):
         return "Test data.", "Nothing here is delivered or billed."
     return "Live data.", "This page has no test mode."
