@@ -87,9 +87,15 @@ def follow_mode(mode: str) -> None:
         raise Conflict(f"This is {mode} data. Switch to {mode} data to make changes.")
     if pages.is_htmx_fragment():
         use_mode(mode)
-        return
-    enter_mode(mode)
-    flash(f"You're viewing {mode} data.")
+    else:
+        follow_created(mode)
+
+
+def follow_created(mode: str) -> None:
+    """Show an object that was just created, and the pages that follow, in its mode."""
+    if mode != g.principal.mode:
+        enter_mode(mode)
+        flash(f"You're viewing {mode} data.")
 
 
 def check_confirmation(text: str, expected: str) -> None:

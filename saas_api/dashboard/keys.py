@@ -275,7 +275,7 @@ def index() -> Response:
 @require_permission("keys:create")
 def create_form(form: Form | None = None) -> Response:
     """Show the form for a new key."""
-    empty = Form({"mode": g.principal.mode, "expiry": "never", "preset": "all"})
+    empty = Form({"mode": KeyMode.TEST, "expiry": "never", "preset": "all"})
     return pages.render_page("dashboard/keys/create.html", form=form or empty, **_choices())
 
 
@@ -283,16 +283,15 @@ def create_form(form: Form | None = None) -> Response:
 @require_permission("keys:create")
 @form_view(KeyForm(), form=create_form, is_idempotent=True)
 def create(body: dict[str, Any]) -> Response:
-    """Create a key and show its secret once."""
+    """Create a key and show its secret once, in the mode of the key."""
     if body["mode"] == KeyMode.LIVE and g.principal.mode == KeyMode.TEST:
         raise ValidationFailed.at_field("mode", "Switch to live data to create a live key.")
     _check_rate(body)
     choices = {name: body.pop(name) for name in ("expiry", "expires_on", "preset")}
-    return _secret_page(
-        keys.create_key(
-            engine.session(), context.current_organization_id(), g.principal, **body, expires_at=_expiry(choices)
-        )
-    )
+    organization_id, expires_at = context.current_organization_id(), _expiry(choices)
+    created = keys.create_key(engine.session(), organization_id, g.principal, **body, expires_at=expires_at)
+    context.follow_created(created.mode)
+    return _secret_page(created)
 
 
 @bp.get('/api-keys/<id("key"):key_id>')

@@ -9,12 +9,13 @@ from uuid import UUID
 
 from flask import Blueprint, Response, g, request, url_for
 from limits import parse as parse_limit
+from markupsafe import Markup
 from marshmallow import fields, validate
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.billing import usage_costs
-from saas_api.core import access, clock, ids, time_zones
+from saas_api.core import access, clock, formatting, ids, time_zones
 from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine, pagination
 from saas_api.core.db.pagination import PageRequest
@@ -197,8 +198,11 @@ class MessageFilters(MessagesQuery):
 
 @bp.get("/messages")
 @require_permission("messages:read")
-def index() -> Response:
-    """List the messages of the current mode, newest first, or download them as CSV."""
+def index() -> Any:
+    """List the messages of the current mode, newest first, or download them as CSV. An ID opens its message."""
+    searched = request.args.get("to", "").strip()
+    if ids.is_public_id(searched, "msg"):
+        return pages.redirect_to(".show", message_id=ids.parse_id("msg", searched))
     query, form = forms.parse_filters(MessageFilters(exclude=("limit",)))
     mode, zone, page = g.principal.mode, context.current_zone(), None
     if not form.errors:
@@ -333,25 +337,29 @@ def _steps(message: Message, zone: str) -> list[dict[str, Any]]:
     """Returns the history of a message in order of time."""
     reason = f"{message.error_code}: {FAILURE_REASON_LABELS.get(message.error_code, '')}" if message.error_code else ""
     tried = templating.pluralize(message.attempts, "attempt")
-    steps = [{"text": "Accepted", "time": templating.format_datetime(message.accepted_at, zone), "kind": "ok"}]
+    steps = [{"text": "Accepted", "time": _step_time(message.accepted_at, None, zone), "kind": "ok"}]
     if message.status == MessageStatus.SENDING:
         steps.append({"text": "Sending", "time": "now", "kind": "info", "note": reason})
     elif message.status == MessageStatus.QUEUED:
         text = f"Waiting for the next attempt after {tried}" if message.attempts else "Waiting for the first attempt"
-        steps.append(
-            {"text": text, "time": templating.format_datetime(message.next_at, zone), "kind": "info", "note": reason}
-        )
+        steps.append({"text": text, "time": _step_time(message.next_at, None, zone), "kind": "info", "note": reason})
     if message.sent_at is not None and message.status != "failed":
-        steps.append(
-            {"text": "Sent", "time": templating.format_datetime(message.sent_at, zone), "kind": "ok", "note": tried}
-        )
+        time = _step_time(message.sent_at, message.accepted_at, zone)
+        steps.append({"text": "Sent", "time": time, "kind": "ok", "note": tried})
     if message.status in _ENDS:
         text, kind = _ENDS[message.status]
         note = "" if message.status == MessageStatus.DELIVERED else f"{reason} {tried}" if reason else ""
-        steps.append(
-            {"text": text, "time": templating.format_datetime(message.finished_at, zone), "kind": kind, "note": note}
-        )
+        time = _step_time(message.finished_at, message.sent_at or message.accepted_at, zone)
+        steps.append({"text": text, "time": time, "kind": kind, "note": note})
     return steps
+
+
+def _step_time(at: datetime | None, previous: datetime | None, zone: str) -> str:
+    """An instant to the second, with the time since the step before it, such as "+1.2 s"."""
+    shown = templating.format_datetime(at, zone, seconds=True)
+    if at is None or previous is None:
+        return shown
+    return Markup("{} · +{} s").format(shown, formatting.format_number(round((at - previous).total_seconds(), 1)))
 
 
 def _export(filters: MessageFilter) -> Response:

@@ -33,7 +33,7 @@ def test_new_key_is_shown_once_and_leaving_warns_until_it_is_copied(open_window:
     window = open_window(permissions=["clipboard-read", "clipboard-write"])
     use_session(window, alice)
     key = create_key(window, "Order service")
-    assert key.startswith("sk_live_")
+    assert key.startswith("sk_test_")
     window.inspect()
     window.page.keyboard.press("Escape")
     window.sees("You have not copied the key.", within="dialog")

@@ -18,7 +18,7 @@ from tests.support.key_pages import NEW as NEW_KEY
 from tests.support.message_pages import MESSAGES
 from tests.support.message_pages import NEW as NEW_MESSAGE
 from tests.support.messages import send_message
-from tests.support.pages import Browser
+from tests.support.pages import Browser, Page
 from tests.support.request_log import record_request
 
 HOME, CLOSE = "/dashboard", "/dashboard/settings/close"
@@ -42,7 +42,7 @@ def shown_mode(browser: Browser, path: str = HOME) -> str:
 
 def test_switch_changes_the_pages_that_follow_and_returns_to_the_list(browser: Browser, alice: User) -> None:
     record = f"/dashboard/logs/{record_request(alice, 422)}"
-    fields = browser.form(record, "/preferences")
+    fields = [fields for action, fields in Page(browser.open(record).text).forms if action == "/preferences"][-1]
     response = browser.send("/preferences", {**fields, "mode": "test"})
     assert response.location == "/dashboard/logs"
     assert shown_mode(browser) == "test"
@@ -154,6 +154,16 @@ def test_live_key_is_never_changed_in_test_mode(browser: Browser, client: FlaskC
     changes = {**fields, "page_mode": "test", "name": "Changed", "confirm": "Shop key", "form_key": ids.new_id().hex}
     assert browser.send(f"{path}/{form}", changes).status_code == 409
     assert list_keys(client, alice) == [before]
+
+
+def test_new_key_is_a_test_key_unless_live_is_chosen(browser: Browser, client: FlaskClient, alice: User) -> None:
+    """R12: the form of live data began with a key that charges."""
+    fields = {**browser.form(NEW_KEY), "name": "First"}
+    page = page_text(browser.send(NEW_KEY, fields))
+    assert ("You're viewing test data." in page, "Copy your key now" in page) == (True, True)
+    assert browser.send(NEW_KEY, fields).status_code == 200
+    assert [key["mode"] for key in list_keys(client, alice)] == ["test"]
+    assert "First" in browser.open(KEYS).text
 
 
 def charging_forms(app: Flask) -> Iterator[str]:

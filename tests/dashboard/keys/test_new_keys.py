@@ -149,6 +149,7 @@ def test_live_key_requires_a_recent_password(app: Flask, client: FlaskClient, al
     assert "The password is wrong." in browser.submit(NEW, name="k", mode="live", confirm_password="guess").text
     assert list_keys(client, user) == []
     assert browser.submit(NEW, name="tried", mode="test").status_code == 200
+    assert browser.open(f"{NEW}?mode=live").status_code == 200
     assert browser.submit(NEW, name="real", mode="live", confirm_password=PASSWORD).status_code == 200
     assert {(key["name"], key["mode"]) for key in list_keys(client, user)} == {("tried", "test"), ("real", "live")}
 

@@ -186,6 +186,24 @@ def test_filters_apply_and_modes_never_mix(
     assert listed_ids("") == {trial}
 
 
+def test_search_finds_a_message_by_its_id(browser: Browser, client: FlaskClient, live: Headers) -> None:
+    message_id = send_message(client, live)
+    response = browser.open(f"{MESSAGES}?to=+{message_id}")
+    assert (response.status_code, response.location) == (303, f"{MESSAGES}/{message_id}")
+    other = f"{MESSAGES}/msg_{'0' * 32}"
+    assert browser.open(other).status_code == 404
+
+
+def test_page_shows_the_time_of_each_step_and_leads_to_the_key(
+    browser: Browser, client: FlaskClient, live: Headers, work: Work
+) -> None:
+    message_id = send_message(client, live)
+    work()
+    page = browser.open(f"{MESSAGES}/{message_id}").text
+    assert len(re.findall(r"</time> · \+\d+(\.\d)? s<", page)) == 2
+    assert re.search(r'<a href="/dashboard/api-keys/key_\w+"><bdi>Live key</bdi></a>', page)
+
+
 def test_open_list_counts_newer_messages_that_match_its_filters(
     browser: Browser, client: FlaskClient, live: Headers
 ) -> None:
