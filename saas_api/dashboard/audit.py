@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from flask import Blueprint, Response, g, request, url_for
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, members, organizations, schemas
+from saas_api.accounts import audit, audit_sentences, members, organizations, schemas
 from saas_api.accounts.models import AuditEvent, Organization
 from saas_api.accounts.schemas import AuditEventOut, AuditQuery
 from saas_api.core.access import require_permission
@@ -88,6 +88,8 @@ def index() -> Response:
         status=200 if page else 422,
         entries=entries,
         names=get_actor_names(engine.session(), organization.id, entries),
+        sentence=audit_sentences.describe,
+        target_name=audit_sentences.target_name,
         wire=schemas.audit_public_id,
         pretty=_format_data,
         form=form,

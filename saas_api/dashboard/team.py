@@ -30,7 +30,7 @@ bp = Blueprint("team", __name__)
 ROLE_DESCRIPTIONS = {
     MemberRole.OWNER: "Full access, including transfer of ownership. Each organization has exactly one owner.",
     MemberRole.ADMIN: "Full access, except payments, plan changes, role changes and closing the organization.",
-    MemberRole.MEMBER: "Creates API keys, sends and cancels test messages. Views everything but the audit log.",
+    MemberRole.MEMBER: "Creates API keys, sends test messages, cancels messages. Views everything but the audit log.",
     MemberRole.BILLING: "Pays invoices, changes the plan and the spend cap. Views everything but the audit log.",
     MemberRole.VIEWER: "Views everything but the audit log. Can't change anything.",
 }

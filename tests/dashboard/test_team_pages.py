@@ -217,6 +217,15 @@ def test_operators_are_named_as_support(app: Flask, alice: User) -> None:
     assert "olga" not in text
 
 
+def test_audit_log_tells_in_sentences_what_happened(app: Flask, alice: User) -> None:
+    browser = Browser(app, alice)
+    browser.submit(f"{TEAM}/invite", email=DORA, role="viewer")
+    alice.call("POST", "/keys", name="<Shop>", mode="test")
+    text = " ".join(html.unescape(re.sub(r"<[^>]*>", "", browser.open(AUDIT).text)).split())
+    assert f"{alice.email} invited {DORA}" in text
+    assert f"{alice.email} created API key <Shop>" in text
+
+
 def test_audit_log_is_filtered(app: Flask, alice: User) -> None:
     record_event(app, alice, "api_key.revoked")
     record_event(app, alice, "invoice.paid")
