@@ -97,6 +97,12 @@ class RevisionForm(ReasonForm):
     revision = StrictInteger(required=True)
 
 
+class PublishForm(RevisionForm):
+    """The revision of the draft, and the version to which the operator compared it; "" for none."""
+
+    previous = Text(maximum=60, load_default="")
+
+
 class NewPlanForm(ReasonForm):
     """A new plan, with the prices of another one to begin with."""
 
@@ -152,13 +158,13 @@ def create_plan_draft(session: SystemSession, operator: OperatorContext, **value
     return str(code)
 
 
-def publish(operator: OperatorContext, version_id: str, *, revision: int) -> PublishResult:
+def publish(operator: OperatorContext, version_id: str, *, revision: int, previous: str) -> PublishResult:
     """Publishes a draft.
 
     raises: ValidationFailed with the problems of an invalid draft; as `plan_drafts.publish_draft`
     """
     try:
-        return plan_drafts.publish_draft(version_id, operator, revision=revision)
+        return plan_drafts.publish_draft(version_id, operator, revision=revision, previous=previous or None)
     except InvalidDocument as error:
         raise ValidationFailed("The draft has problems. Edit it first.") from error
 
@@ -167,9 +173,11 @@ def migrate(operator: OperatorContext, source: str, *, target: str, when: str) -
     """Moves at most MAX_MOVED organizations from a version to another.
 
     returns: how many were moved, and how many can still be moved
-    raises: as `plan_migrations.migrate`
+    raises: ValidationFailed for a target that is no newer version; as `plan_migrations.migrate`
     """
     with context.write_session() as session:
+        if target not in plans.list_newer_versions(session, plans.get_plan(session, source)):
+            raise ValidationFailed.at_field("target", "Choose a newer version of the plan.")
         data = {"target": target, "when": when, "reason": operator.reason}
         audit.record_event(session, None, operator.actor, "plan.migrated", ("plan", source), data)
     moved = sum(1 for _ in plan_migrations.migrate(source, target, when, operator.actor, most=MAX_MOVED))
@@ -275,6 +283,11 @@ def _parse(text: str) -> dict[str, Any]:
         raise ValidationFailed.at_field("document", "; ".join(reason for _, reason in error.problems)) from error
     if not isinstance(document, dict):
         raise ValidationFailed.at_field("document", "Enter one JSON object.")
+    try:
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:  # half of a surrogate pair, or a number without end
+        reason = "It has a number or a character that cannot be stored."
+        raise ValidationFailed.at_field("document", reason) from error
     return document
 
 
@@ -334,7 +347,7 @@ ACTIONS: tuple[Action, ...] = (
         "Publish plan",
         _describe_publication,
         publish,
-        RevisionForm,
+        PublishForm,
         is_idempotent=True,
         preview=preview_publish,
         next_page=_published_page,

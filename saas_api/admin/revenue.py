@@ -112,13 +112,14 @@ totals AS (
 ranked AS (
   SELECT t.*, net_minor::numeric / nullif(sum(net_minor) OVER (PARTITION BY currency), 0) AS share,
     row_number() OVER (PARTITION BY currency ORDER BY net_minor DESC, organization_id) AS by_revenue,
-    row_number() OVER (PARTITION BY currency ORDER BY recent_minor - earlier_minor, organization_id) AS by_decline
+    earlier_minor > 0 AND recent_minor <= earlier_minor * 0.8 AS is_fading,
+    row_number() OVER (PARTITION BY currency ORDER BY earlier_minor > 0 AND recent_minor <= earlier_minor * 0.8 DESC,
+      recent_minor - earlier_minor, organization_id) AS by_decline
   FROM totals t)
 SELECT o.id, o.name, r.currency, r.net_minor, r.share, r.recent_minor, r.earlier_minor
 FROM ranked r JOIN organizations o ON o.id = r.organization_id"""
 _TOP_CUSTOMERS = f"{_CUSTOMERS} WHERE by_revenue <= :most AND net_minor > 0 ORDER BY currency, by_revenue"
-_FADING_CUSTOMERS = f"""{_CUSTOMERS} WHERE by_decline <= :most AND earlier_minor > 0
-  AND recent_minor <= earlier_minor * 0.8 ORDER BY currency, by_decline"""
+_FADING_CUSTOMERS = f"""{_CUSTOMERS} WHERE by_decline <= :most AND is_fading ORDER BY currency, by_decline"""
 _PAYMENTS = """
 SELECT provider, currency, count(*) FILTER (WHERE state = 'succeeded' AND created_at >= :payments_since) AS recent_paid,
   count(*) FILTER (WHERE state = 'failed' AND created_at >= :payments_since) AS recent_failed,

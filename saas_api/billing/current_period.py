@@ -149,7 +149,7 @@ def get_current_period(session: Session, account: BillingAccount, at: datetime) 
     inputs = BillInputs(period.starts_at, period.ends_at, period.nominal_seconds, versions, whole, used, late)
     current_bill = bill.calculate_bill(inputs)
     base = sum(line.amount_minor for line in current_bill.lines if line.kind == LineKind.BASE)
-    projected = _project_usage(inputs, current, scheduled, at)
+    projected = project_usage(inputs, current, scheduled, at)
     charge = period_spend.usage_charge(inputs)
     held = period_spend.held_charge(inputs, period_spend.held_usage(session, period, segments), charge)
     return CurrentPeriod(
@@ -164,24 +164,32 @@ def get_current_period(session: Session, account: BillingAccount, at: datetime) 
     )
 
 
-def _project_usage(
+def project_usage(
     inputs: BillInputs, current: PlanSegment, scheduled: PlanSegment | None, at: datetime
 ) -> tuple[UsageQuantity, ...] | None:
-    """Usage of the period as if that of the current version went on at its pace; None within its first day.
+    """Usage of the period as if that of the current version went on at its pace; None within its first day in it.
 
     Meters that do not add up stay as they are: neither a peak nor a number of people grows with time.
     """
-    starts_at = max(current.starts_at, inputs.starts_at)
     ends_at = min(scheduled.starts_at, inputs.ends_at) if scheduled else inputs.ends_at
-    if at - starts_at < _MIN_PACE:
+    elapsed = _time_on(inputs, current.version_id, at)
+    if elapsed < _MIN_PACE:
         return None
-    whole, elapsed = (Decimal((end - starts_at) // _MOMENT) for end in (max(ends_at, at), at))
+    factor = Decimal((elapsed + max(ends_at - at, timedelta(0))) // _MOMENT) / (elapsed // _MOMENT)
     return tuple(
-        replace(usage, quantity=_project(usage.quantity, whole / elapsed))
+        replace(usage, quantity=_project(usage.quantity, factor))
         if usage.version_id == current.version_id and usage.aggregation == "sum"
         else usage
         for usage in inputs.used
     )
+
+
+def _time_on(inputs: BillInputs, version_id: str, at: datetime) -> timedelta:
+    """How long a version was in force in the period, in one or more segments, without pauses."""
+    ends = [
+        (segment.starts_at, min(segment.ends_at, at)) for segment in inputs.segments if segment.version_id == version_id
+    ]
+    return sum((max(end - start, timedelta(0)) for start, end in ends), timedelta(0))
 
 
 def _project(quantity: Decimal, factor: Decimal) -> Decimal:

@@ -98,14 +98,17 @@ def discard_draft(session: SystemSession, draft_id: str, operator: OperatorConte
     audit.record_event(session, None, operator.actor, "plan.draft_discarded", ("plan", draft_id), data)
 
 
-def publish_draft(draft_id: str, operator: OperatorContext, *, revision: int) -> PublishResult:
+def publish_draft(draft_id: str, operator: OperatorContext, *, revision: int, previous: str | None) -> PublishResult:
     """Publish a draft as the next version of its plan and delete it, in a transaction of its own.
 
-    raises: DraftChanged; as `plans.publish_plan`
+    previous: the newest version that the operator compared the draft with; None for none
+    raises: DraftChanged, also when a newer version was published meanwhile; as `plans.publish_plan`
     """
     with tenancy.system_session("billing.catalogue") as session:
         document = _take(session, draft_id, revision)
         result = plans.publish_in_session(session, document, operator.actor, reason=operator.reason)
+        if result.previous != previous:
+            raise DraftChanged
     plans.finish_publication(result)
     return result
 

@@ -8,6 +8,7 @@ from markupsafe import Markup, escape
 
 MAX_RESULTS = 20
 MAX_QUERY_LENGTH = 100
+MAX_WORDS = 8
 _EXCERPT_LENGTH = 160
 _WORD = re.compile(r"[\w/{}-]+")
 _TITLE_WEIGHT, _WHOLE_TITLE_WEIGHT = 10, 100
@@ -46,9 +47,11 @@ class Index:
 
     def search(self, query: str) -> Sequence[Result]:
         """Entries with every word of a query, or words that begin with it, best first; at most MAX_RESULTS."""
-        words = [word.lower() for word in _WORD.findall(query[:MAX_QUERY_LENGTH])]
+        words = [word.lower() for word in _WORD.findall(query[:MAX_QUERY_LENGTH])][:MAX_WORDS]
         found = []
         for place, (entry, title, text) in enumerate(self._entries if words else []):
+            if not all(word in title or word in text for word in words):
+                continue
             scores = [_score(word, title, text) for word in words]
             if all(scores):
                 is_whole = title == " ".join(words)

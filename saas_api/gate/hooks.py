@@ -119,8 +119,8 @@ def enforce_limits() -> None:
         _confirm_decision()
         keys.mark_used(values.principal.organization_id, values.principal.id)
     if "principal" in values and (values.view_access.operator_role is None or values.refusal):
-        _bind_organization(values.principal)  # before the refusal, whose page shows the organization
-    if values.get("refusal"):
+        _bind_organization(values.principal, is_refused=bool(values.get("refusal")))
+    if values.get("refusal"):  # after binding: its page shows the organization
         raise values.refusal
 
 
@@ -247,8 +247,8 @@ def _parse(operation: Operation) -> None:
         values.refusal, values.usage = error, ()
 
 
-def _bind_organization(principal: Principal) -> None:
-    if principal.is_impersonating:
+def _bind_organization(principal: Principal, *, is_refused: bool) -> None:
+    if principal.is_impersonating and not is_refused:
         # reads create a missing account and period, which the read-only transaction of an impersonation refuses
         with tenancy.tenant_session(principal.organization_id) as session:
             periods.ensure_account(session, principal.organization_id)

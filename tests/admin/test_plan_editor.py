@@ -111,6 +111,9 @@ def test_many_organizations_are_moved_in_parts(
     refused = console.submit(f"{path}?target=team@2&when=period_end", path, reason="short")
     assert (refused.status_code, "2. Review" in refused.text) == (422, True)  # the choice is not lost
     assert console.open(f"{path}?target=gold@1").status_code == 422
+    review = console.form(f"{path}?target=team@2&when=period_end", path)
+    refused = console.send(path, {**review, "reason": REASON, "target": "team@1"})
+    assert (refused.status_code, audit_log(app, "plan.migrated")) == (422, [])
     for notice in ("1 organization moved. 1 left.", "1 organization moved.", "0 organizations moved."):
         response = console.submit(f"{path}?target=team@2&when=period_end", path, reason=REASON)
         assert notice in console.read(response.location)
@@ -150,6 +153,17 @@ def test_second_operator_sees_that_the_draft_changed(app: Flask, console: Consol
     assert "Carol&#39;s" in console.read(DRAFT)
 
 
+def test_version_published_since_the_review_is_not_replaced_unseen(app: Flask, console: Console) -> None:
+    console.submit(DRAFT, base_amount="18.00")
+    review = console.form(f"{DRAFT}/publish")
+    publish_prices("team", {"sms": PER_UNIT}, base="25.00")
+    refused = console.send(f"{DRAFT}/publish", {**review, "reason": REASON})
+    assert (refused.status_code, versions(app)) == (409, ["team@1", "team@2"])
+    assert "against team@2" in console.read(f"{DRAFT}/publish")
+    publish(console)
+    assert versions(app) == ["team@1", "team@2", "team@3"]
+
+
 def test_draft_that_was_published_cannot_be_published_or_saved_again(app: Flask, console: Console) -> None:
     console.submit(DRAFT, base_amount="20.00")
     opened, review = console.form(DRAFT), console.form(f"{DRAFT}/publish")
@@ -169,7 +183,7 @@ def test_two_operators_publish_a_draft_once(app: Flask, console: Console, olga: 
         with app.app_context():
             start.wait()
             try:
-                return str(plan_drafts.publish_draft("team@1", operator, revision=1).version_id)
+                return str(plan_drafts.publish_draft("team@1", operator, revision=1, previous="team@1").version_id)
             except plan_drafts.DraftChanged as error:
                 return error.code
 
@@ -222,7 +236,9 @@ def test_tiers_packages_meters_and_values_of_a_dimension_are_edited_in_fields(ap
 
 def test_draft_is_edited_as_json(app: Flask, console: Console) -> None:
     changed = {**document("team@1"), "entitlements": {"rate_limit_per_minute": 60, "audit_export": True}}
-    for text, reason in (("{", "JSON"), ("[1]", "one JSON object"), ('{"plan": "pro"}', "must stay")):
+    unstorable = ('{"plan": "team", "name": "\\ud800"}', '{"plan": "team", "x": 1e999}')
+    reasons = (("{", "JSON"), ("[1]", "one JSON object"), ('{"plan": "pro"}', "must stay"))
+    for text, reason in (*reasons, *((text, "cannot be stored") for text in unstorable)):
         refused = console.submit(f"{DRAFT}?as=json", DRAFT, document=text)
         assert refused.status_code == 422
         assert reason in refused.text

@@ -223,6 +223,11 @@ def test_fading_customers_pay_a_fifth_less_than_in_the_quarter_before(context: F
                 add_invoice(organization, at, {"base": ("pro@1", amount)})
     fading = [(row.name, row.earlier_minor, row.recent_minor) for row in read("fading-customers")]
     assert fading == [("Carol", 5000, 0), ("Acme", 10000, 8000)]
+    organization = create_organization("Large")
+    for at, amount in ((day(31, month=3), 90000), (day(1, month=4), 80000)):  # a larger loss, of less than a fifth
+        add_invoice(organization, at, {"base": ("pro@1", amount)})
+    with console_context.read_session() as session:
+        assert [row.name for row in revenue.read_figure(session, "fading-customers", NOW, most=1)] == ["Carol"]
 
 
 def test_payment_success_counts_finished_attempts_by_provider(invoiced: Any) -> None:

@@ -52,7 +52,8 @@ def test_list_shows_requests_of_one_mode_with_their_key_and_error(
     test = record_request(alice, 429, mode="test")
     assert listed(browser, "status=4xx") == [live]
     assert listed(browser, "mode=test") == [test]
-    page = browser.open(f"{LOGS}?mode=live").text
+    page = browser.open(f"{LOGS}?mode=live&_external=1&_method=POST&_anchor=here").text
+    assert f'href="{LOGS}?mode=live&amp;_external=1' in page  # parameters as others, no options of links
     assert "Checkout &lt;b&gt;" in page
     assert "VALIDATION_ERROR" in page
 

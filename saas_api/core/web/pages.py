@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from flask import Response, current_app, flash, redirect, render_template, request, stream_with_context, url_for
 
@@ -33,8 +34,10 @@ def filter_url(**changes: Any) -> str:
 
     changes: parameters of the query; an empty value leaves one out
     """
-    arguments = {**request.args, "cursor": None, **changes, **(request.view_args or {})}
-    return url_for(request.endpoint or "", **{name: value for name, value in arguments.items() if value})
+    parameters = {**request.args, "cursor": None, **changes}
+    path = url_for(request.endpoint or "", **(request.view_args or {}))  # not with names that a query chose
+    query = urlencode({name: value for name, value in parameters.items() if value})
+    return f"{path}?{query}" if query else path
 
 
 def pagination_links(next_cursor: str | None) -> dict[str, Any]:
