@@ -1,5 +1,7 @@
 """Compares each answer of the API during a test with the OpenAPI document: status, error code, headers and body."""
 
+import gzip
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +12,12 @@ from flask import Flask, Response, request
 
 from saas_api.core.web import http
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+_DECOMPRESS = {"gzip": gzip.decompress, "zstd": zstd.decompress}
 FAULTS = range(500, 503)
 """Statuses that no operation promises, because they say that something is broken."""
 REFERENCE = "#/components/schemas/"
@@ -49,7 +57,7 @@ class Contract:
         return documented if is_same else None
 
     def _find_problems(self, operation: Mapping[str, Any], response: Response) -> list[str]:
-        body = orjson.loads(response.get_data()) if response.mimetype == "application/json" else None
+        body = orjson.loads(_read_body(response)) if response.mimetype == "application/json" else None
         code = body["error"]["code"] if body and not body["success"] else None
         promised = operation["responses"].get(str(response.status_code))
         if promised is None:
@@ -74,6 +82,12 @@ class Contract:
             schema = {**self._schemas, "$ref": reference}
             self._validators[reference] = jsonschema_rs.validator_for(schema, validate_formats=True)
         return self._validators[reference]
+
+
+def _read_body(response: Response) -> bytes:
+    encoding = response.headers.get("Content-Encoding", "")
+    body = response.get_data()
+    return _DECOMPRESS[encoding](body) if encoding else body
 
 
 def json_schema(value: Any) -> Any:
