@@ -19,7 +19,6 @@ from saas_api.billing.models import PlanDraft
 from saas_api.billing.plans import PublishResult
 from saas_api.billing.rating import plan_file
 from saas_api.core import clock
-from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, ValidationFailed
 
@@ -104,7 +103,7 @@ def publish_draft(draft_id: str, operator: OperatorContext, *, revision: int, pr
     previous: the newest version that the operator compared the draft with; None for none
     raises: DraftChanged, also when a newer version was published meanwhile; as `plans.publish_plan`
     """
-    with tenancy.system_session("billing.catalogue") as session:
+    with plans.catalogue_session() as session:
         document = _take(session, draft_id, revision)
         result = plans.publish_in_session(session, document, operator.actor, reason=operator.reason)
         if result.previous != previous:

@@ -96,7 +96,7 @@ def preview_publication(document: Any, actor: Actor, most: int) -> PublicationPr
     raises: InvalidDocument with every problem
     """
     moves: list[PlanMigration] = []
-    with tenancy.system_session("billing.catalogue") as session, tenancy.discarded_changes(session):
+    with plans.catalogue_session() as session, tenancy.discarded_changes(session):
         result = plans.publish_in_session(session, document, actor)
         organizations_by_version = {
             row.version_id: row.organizations

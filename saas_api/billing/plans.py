@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -362,6 +363,11 @@ def list_offers(session: Session, currency: str = DEFAULT_CURRENCY) -> list[Plan
 _LOCK_PLANS = text("SELECT pg_advisory_xact_lock(hashtextextended('billing.catalogue', 2))")
 
 
+def catalogue_session() -> AbstractContextManager[SystemSession]:
+    """A transaction of the catalogue of plans."""
+    return tenancy.system_session("billing.catalogue")
+
+
 def lock_plans(session: SystemSession) -> None:
     """Let one transaction at a time publish versions."""
     session.execute(_LOCK_PLANS)
@@ -377,7 +383,7 @@ def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> Publis
     is_dry: write nothing
     raises: InvalidDocument with every problem
     """
-    with tenancy.system_session("billing.catalogue") as session:
+    with catalogue_session() as session:
         result = publish_in_session(session, document, actor, is_dry=is_dry)
     if not is_dry:
         finish_publication(result)
@@ -478,7 +484,7 @@ def publish_missing_defaults(actor: Actor) -> list[str]:
     returns: ids of the published versions
     """
     published = []
-    with tenancy.system_session("billing.catalogue") as session:
+    with catalogue_session() as session:
         lock_plans(session)
         for version_id in session.scalars(_CURRENCIES_WITHOUT_DEFAULT_PLAN, {"default": DEFAULT_PLAN}).all():
             default = _missing_default_plan(session, get_plan_content(session, version_id))
@@ -503,7 +509,7 @@ def archive_plan(plan_code: str, actor: Actor, reason: str, *, is_undone: bool =
     """
     if plan_code == DEFAULT_PLAN:
         raise PlanRequired
-    with tenancy.system_session("billing.catalogue") as session:
+    with catalogue_session() as session:
         lock_plans(session)
         plan = session.get(Plan, plan_code)
         if plan is None:

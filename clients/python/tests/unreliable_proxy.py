@@ -66,11 +66,12 @@ def _handler(proxy: UnreliableProxy, upstream: httpx.Client) -> type[BaseHTTPReq
                 self.answer(fault, proxy.headers, b"<html>a page of a proxy</html>")
             else:
                 passed = {name: value for name, value in headers.items() if name not in ("host", "connection")}
-                response = upstream.request(self.command, self.path, headers=passed, content=body)
+                with upstream.stream(self.command, self.path, headers=passed, content=body) as response:
+                    compressed = b"".join(response.iter_raw())
                 if fault == "cut after":
                     self.cut()
                 else:
-                    self.answer(response.status_code, dict(response.headers), response.content)
+                    self.answer(response.status_code, dict(response.headers), compressed)
 
         do_GET = do_POST  # noqa: N815 - the name that the server calls
 
