@@ -31,7 +31,7 @@ SELECT (SELECT min(next_at) FROM messages WHERE status IN ('queued', 'sending') 
   (SELECT min(next_at) FROM webhook_deliveries WHERE status IN ('queued', 'sending') AND next_at < now()) AS webhooks,
   (SELECT max(started_at) FROM job_runs) AS ran, now() AS now
 """)
-
+_LAST_RECORDING = text("SELECT max(started_at) FROM job_runs WHERE job = 'ops.status' AND state = 'done'")
 
 _is_isolation_verified = threading.Event()
 
@@ -165,9 +165,15 @@ def find_history() -> StatusHistory | None:
 def record_minute() -> dict[str, int]:
     """Add a minute to the state in which each component is.
 
+    Time since its last run counts as time in which scheduled work was down; of the other components nothing is known.
+
     returns: number of components that are not in order
     """
     states = {part.component: part.state for part in get_status()}
+    now = clock.now()
     with tenancy.system_session("ops.status") as session:
-        history.record_minute(session, states, clock.now().date())
+        last = session.scalar(_LAST_RECORDING)
+        if last is not None and now - last > SCHEDULE_STALE_AFTER:
+            history.record_outage(session, Component.JOBS, last + timedelta(minutes=1), now)
+        history.record_minute(session, states, now.date())
     return {"problems": sum(state != ComponentState.OK for state in states.values())}

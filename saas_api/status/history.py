@@ -1,8 +1,9 @@
 """Minutes that each component spent in each state, by day."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 
 from sqlalchemy import text
@@ -12,11 +13,13 @@ from saas_api.core.db.tenancy import SystemSession
 from saas_api.status.components import Component, ComponentState
 
 SHOWN_DAYS = 90
+_MINUTE = timedelta(minutes=1)
 _NOTICED_MINUTES = 5
 """Shorter problems leave a day's bar as it is; they count in the share of time."""
-_ADD_MINUTE = text("""
+_ADD_MINUTES = text("""
 INSERT INTO status_days AS d (component, day, ok_minutes, slow_minutes, down_minutes)
-SELECT s.component, :day, (s.state = 'ok')::int, (s.state = 'slow')::int, (s.state = 'down')::int
+SELECT s.component, :day, :minutes * (s.state = 'ok')::int, :minutes * (s.state = 'slow')::int,
+    :minutes * (s.state = 'down')::int
   FROM unnest(CAST(:components AS text[]), CAST(:states AS text[])) AS s (component, state)
 ON CONFLICT (component, day) DO UPDATE SET ok_minutes = d.ok_minutes + excluded.ok_minutes,
   slow_minutes = d.slow_minutes + excluded.slow_minutes, down_minutes = d.down_minutes + excluded.down_minutes
@@ -71,8 +74,19 @@ class ComponentHistory:
 
 def record_minute(session: SystemSession, states: Mapping[Component, ComponentState], day: date) -> None:
     """Add a minute of a UTC day to the state in which each component is."""
-    values = {"day": day, "components": list(states), "states": list(states.values())}
-    session.execute(_ADD_MINUTE, values)
+    _add_minutes(session, states, day, 1)
+
+
+def record_outage(session: SystemSession, component: Component, starts_at: datetime, ends_at: datetime) -> None:
+    """Add the whole minutes of a time, in UTC, to those in which a component was down."""
+    minutes = (starts_at + _MINUTE * number for number in range((ends_at - starts_at) // _MINUTE))
+    for day, count in Counter(minute.date() for minute in minutes).items():
+        _add_minutes(session, {component: ComponentState.DOWN}, day, count)
+
+
+def _add_minutes(session: SystemSession, states: Mapping[Component, ComponentState], day: date, minutes: int) -> None:
+    values = {"day": day, "components": list(states), "states": list(states.values()), "minutes": minutes}
+    session.execute(_ADD_MINUTES, values)
 
 
 def list_histories(session: Session, today: date) -> dict[Component, ComponentHistory]:

@@ -25,6 +25,7 @@ from tests.support.console import (
     audit_log,
     check_operator_access,
     error_summary,
+    execute_sql,
     open_console,
 )
 
@@ -72,6 +73,23 @@ def test_each_run_of_the_job_adds_a_minute_to_every_component(app: Flask, noon: 
         assert len(recorded.days) == history.SHOWN_DAYS
         assert recorded.days[-1].measured_minutes == 2, component
         assert {day.measured_minutes for day in recorded.days[:-1]} == {0}
+
+
+def test_time_without_the_job_is_time_without_scheduled_work(app: Flask, noon: None) -> None:
+    ran_at = NOON - timedelta(hours=13)  # on the day before
+    execute_sql(
+        app,
+        """INSERT INTO job_runs (job, scheduled_for, host, state, started_at, finished_at)
+      VALUES ('ops.status', :at, 'one', 'done', :at, :at)""",
+        at=ran_at,
+    )
+    with app.app_context():
+        jobs.record_status()
+        with tenancy.system_session("ops.status") as session:
+            histories = history.list_histories(session, NOON.date())
+    down = {component: [day.down_minutes for day in recorded.days[-2:]] for component, recorded in histories.items()}
+    assert down.pop(Component.JOBS) == [59, 12 * 60]
+    assert set(map(tuple, down.values())) == {(0, 0)}
 
 
 def test_days_before_the_shown_ones_are_deleted_by_the_nightly_job(app: Flask) -> None:
