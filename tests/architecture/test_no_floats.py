@@ -22,7 +22,6 @@ DECIMAL_DIVISIONS = {
     "delay / setting('TIME_SCALE')",
     "quantity * 100 / price.included_quantity",
     "total_major * 100 / cap_major",
-    "whole / elapsed",
 }
 
 

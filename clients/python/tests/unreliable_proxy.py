@@ -51,6 +51,15 @@ def run_proxy(target: str) -> Iterator[UnreliableProxy]:
             server.shutdown()
 
 
+def _pass_on(
+    upstream: httpx.Client, method: str, path: str, headers: dict[str, str], body: bytes
+) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body as it was sent, compressed or not."""
+    passed = {name: value for name, value in headers.items() if name not in ("host", "connection")}
+    with upstream.stream(method, path, headers=passed, content=body) as response:
+        return response.status_code, dict(response.headers), b"".join(response.iter_raw())
+
+
 def _handler(proxy: UnreliableProxy, upstream: httpx.Client) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -65,13 +74,11 @@ def _handler(proxy: UnreliableProxy, upstream: httpx.Client) -> type[BaseHTTPReq
             elif isinstance(fault, int):
                 self.answer(fault, proxy.headers, b"<html>a page of a proxy</html>")
             else:
-                passed = {name: value for name, value in headers.items() if name not in ("host", "connection")}
-                with upstream.stream(self.command, self.path, headers=passed, content=body) as response:
-                    compressed = b"".join(response.iter_raw())
+                answer = _pass_on(upstream, self.command, self.path, headers, body)
                 if fault == "cut after":
                     self.cut()
                 else:
-                    self.answer(response.status_code, dict(response.headers), compressed)
+                    self.answer(*answer)
 
         do_GET = do_POST  # noqa: N815 - the name that the server calls
 
