@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from saas_api.cli.dev.engines import Engines
+from tests.support import ports
 from tests.support.installations import is_alive, open_directory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,12 +27,6 @@ NOT_COPIED = shutil.ignore_patterns(
 )
 OWN_SETTINGS = ("DATABASE_URL", "REDIS_URL", "APP_ENV", "APP_URL", "SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
 PROCESSES = ("web", "worker", "scheduler", "postgres", "redis")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Any, seconds: float = 60, pause: float = 0.05) -> Any:
@@ -48,7 +42,7 @@ class Clone:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.port = free_port()
+        self.port = ports.free_port()
         self.key = ""
         self.environment = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
 
@@ -185,7 +179,7 @@ def test_port_in_use_is_one_line(clone: Clone, running: str) -> None:
 
 def test_instance_in_use_is_one_line(clone: Clone, running: str) -> None:
     assert re.fullmatch(
-        r"\S+ is in use by process \d+; stop that one first", clone.refused_start(API_PORT=str(free_port()))
+        r"\S+ is in use by process \d+; stop that one first", clone.refused_start(API_PORT=str(ports.free_port()))
     )
 
 
@@ -195,7 +189,7 @@ def test_instance_in_use_is_one_line(clone: Clone, running: str) -> None:
 )
 def test_unreachable_engine_is_one_line(clone: Clone, engines: Engines, name: str, url: str) -> None:
     settings = {"DATABASE_URL": engines.database_url, "REDIS_URL": engines.redis_url} | {name: url}
-    line = clone.refused_start(API_PORT=str(free_port()), **settings)
+    line = clone.refused_start(API_PORT=str(ports.free_port()), **settings)
     assert line.startswith(f"{name}: ")
     assert "\n" not in line
 

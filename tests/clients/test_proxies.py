@@ -25,10 +25,10 @@ from saas_api.services import route_file, routes, services
 from tests.support import metering, readme
 from tests.support.accounts import User, make_key
 from tests.support.installations import open_directory
+from tests.support.ports import free_port
 from tests.support.rate_limits import stay_within_a_minute
 from tests.support.services import change_service, create_service
 from tests.support.serving import served
-from tests.support.web_server import free_port
 
 EXAMPLES = ROOT / "examples"
 LOOKUP = "/v1/lookups/+2348012345678"

@@ -19,8 +19,9 @@ import requests
 
 from saas_api.cli.dev.engines import Engines
 from saas_api.settings import instance
-from tests.cli.test_up import NOT_COPIED, ROOT, free_port
+from tests.cli.test_up import NOT_COPIED, ROOT
 from tests.faults.distributed import DistributedEngines
+from tests.support import ports
 from tests.support.redis_servers import RedisServer
 
 QUICK = {"LEASE_SECONDS": "3", "SWEEP_SECONDS": "1", "DRAIN_SECONDS": "5", "TIME_SCALE": "1000"}
@@ -62,7 +63,7 @@ class Stack:
         self.directory.chmod(0o755)
         self.root = self.directory / "clone"
         shutil.copytree(ROOT, self.root, ignore=NOT_COPIED)
-        self.port = free_port()
+        self.port = ports.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.settings = {"API_PORT": str(self.port), **OPEN, **settings}
         is_distributed = IS_DISTRIBUTED and "DATABASE_URL" not in settings

@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import redis
 from redis import crc
 
 from saas_api.cli.dev import host
+from tests.support import ports
 from tests.support.http_receiver import wait_until
 from tests.support.installations import open_directory
 
@@ -24,16 +23,6 @@ START_SECONDS = 60
 QUICK = ('save ""', "appendonly no", "bind 127.0.0.1")
 
 
-def _free_port() -> int:
-    """A port that is free together with its port for other nodes."""
-    while True:
-        port = random.randrange(11_000, 22_000)
-        with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", port))
-            second.bind(("127.0.0.1", port + BUS_OFFSET))
-            return port
-
-
 class RedisServer:
     """A Redis on a port of its own, or a Sentinel."""
 
@@ -42,7 +31,7 @@ class RedisServer:
 
         options: lines of it; lines that begin with "sentinel" make a Sentinel
         """
-        self.port = _free_port()
+        self.port = ports.free_port(BUS_OFFSET)
         self.name = f"127.0.0.1:{self.port}"
         self._directory = directory / str(self.port)
         host.make_engine_directory(self._directory, 0o755)

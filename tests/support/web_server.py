@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from saas_api.core.settings import ROOT
-from tests.support import forks
+from tests.support import forks, ports
 
 START_SECONDS = 60
 
@@ -80,16 +80,9 @@ def _receive(connection: socket.socket) -> bytes:
     return data
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nothing uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def start(config: dict[str, Any], log: Path, **settings: str) -> WebServer:
     """Start the web with changed settings; its output goes to a file."""
-    port = free_port()
+    port = ports.free_port()
     values = {**forks.engines_of(config), "API_PORT": port, "WEB_CONCURRENCY": 1, **settings}
     environment = {**os.environ, **{name: str(value) for name, value in values.items()}}
     command = [sys.executable, "serve.py"]
