@@ -27,5 +27,7 @@ def insert_rows(superuser: Any, table: str, statement: str, *parameters: Any) ->
     """Insert rows past triggers and foreign keys, and tell the planner how many there are."""
     with superuser, superuser.cursor() as cursor:
         cursor.execute("SET LOCAL session_replication_role = replica")
+        # Otherwise an ANALYZE of autovacuum that began before could replace the figures of the one below.
+        cursor.execute(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")
         cursor.execute(statement, parameters)
         cursor.execute(f"ANALYZE {table}")
