@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from saas_api.webhooks import payload
+from tests.support.ports import free_port
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "webhooks.md").read_text(encoding="utf-8")
 EVENT = {"id": "evt_1", "type": "webhook.test", "data": {"name": "Zoë"}}
@@ -96,12 +97,6 @@ def test_receiver_contains_the_python_snippet() -> None:
     snippet = block("python", "import").partition("def verify")[2]
     lines = [line for line in snippet.splitlines() if '"""' not in line]
     assert "\n".join(lines) in block("bash", "cat > receiver.py")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture

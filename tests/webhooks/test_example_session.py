@@ -8,7 +8,8 @@ import pytest
 
 from tests.support import documented
 from tests.support.documented import documents
-from tests.webhooks.test_event_document import PAGE, free_port
+from tests.support.ports import free_port
+from tests.webhooks.test_event_document import PAGE
 
 BLOCKS_OF_PAGE = re.findall(r"^```bash\n(.*?)^```", PAGE.partition("## What arrives")[0], re.MULTILINE | re.DOTALL)
 SETTLE = "sleep 4; kill $RECEIVER; wait $RECEIVER || true; cat receiver.log\n"

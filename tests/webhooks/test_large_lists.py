@@ -15,13 +15,18 @@ from tests.support.large_tables import ROWS, insert_rows
 from tests.support.query_plans import collect_scans
 from tests.support.webhooks import WebhookOrganization
 
-# Resends of one event, one a minute; of each thousand the second failed, the third was canceled, the fourth is retried.
+_EVENTS = """
+INSERT INTO events (organization_id, id, type, payload, subject_id, subject_version)
+SELECT organization_id, gen_random_uuid(), type, payload, gen_random_uuid(), 1 FROM events, generate_series(1, 19999)
+WHERE organization_id = %s"""
+# Of an event each, one a minute; of each thousand the second failed, the third was canceled, the fourth is retried.
 _DELIVERIES = """
 INSERT INTO webhook_deliveries (organization_id, event_id, endpoint_id, cause, attempts, created_at, status, next_at,
   finished_at)
 SELECT e.organization_id, e.id, w.id, 'replay', 1, t.at, t.status, CASE t.status WHEN 'queued' THEN t.at END,
   CASE WHEN t.status <> 'queued' THEN t.at END
-FROM events e JOIN webhook_endpoints w USING (organization_id), generate_series(0, 19999) n,
+FROM (SELECT organization_id, id, row_number() OVER (ORDER BY sequence) - 1 AS n FROM events) e
+  JOIN webhook_endpoints w USING (organization_id),
   LATERAL (SELECT now() - n * interval '1 minute', CASE n %% 1000 WHEN 1 THEN 'failed' WHEN 2 THEN 'canceled'
     WHEN 3 THEN 'queued' ELSE 'delivered' END) t (at, status)
 WHERE e.organization_id = %s"""
@@ -33,6 +38,7 @@ def busy(context: Flask, acme: WebhookOrganization, superuser: Any) -> WebhookOr
     acme.create_endpoint()
     acme.publish_event()
     acme.finish_deliveries("delivered")
+    insert_rows(superuser, "events", _EVENTS, str(acme.id))
     insert_rows(superuser, "webhook_deliveries", _DELIVERIES, str(acme.id))
     return acme
 

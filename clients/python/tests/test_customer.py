@@ -20,7 +20,7 @@ from saas_api_client import (
     ServerError,
     ValidationError,
 )
-from tests.support.web_server import free_port
+from tests.support.ports import free_port
 
 SMS = {"type": "sms", "to": "+2348012345678", "message": "Hello"}
 

@@ -18,7 +18,7 @@ from clients.python.tests.platform_service import EXAMPLES, ROOT, recorded, runn
 from saas_api_client import Client
 from tests.support import readme
 from tests.support.accounts import User
-from tests.support.web_server import free_port
+from tests.support.ports import free_port
 
 
 class Example(NamedTuple):

@@ -13,8 +13,8 @@ from clients.python.tests.platform_service import recorded
 from saas_api_client import AsyncClient, Client
 from saas_api_client.asgi import ApiKeyMiddleware, Policy
 from tests.support.accounts import User
+from tests.support.ports import free_port
 from tests.support.rate_limits import stay_within_a_minute
-from tests.support.web_server import free_port
 
 Guarded = Callable[..., Application]
 

@@ -18,10 +18,10 @@ from flask.testing import FlaskClient
 from saas_api.core.settings import ROOT
 from tests.support import metering, node, readme
 from tests.support.accounts import User, make_key
+from tests.support.ports import free_port
 from tests.support.rate_limits import stay_within_a_minute
 from tests.support.services import create_service
 from tests.support.serving import served
-from tests.support.web_server import free_port
 
 EXAMPLE = ROOT / "examples" / "express"
 NUMBERS = ["+2348012345678", "+49301234567", "+15550100"]

@@ -17,9 +17,9 @@ from flask.testing import FlaskClient
 
 from tests.support import metering, node, readme
 from tests.support.accounts import User, make_key
+from tests.support.ports import free_port
 from tests.support.services import create_service
 from tests.support.serving import served
-from tests.support.web_server import free_port
 
 PAGE = (node.PACKAGE / "README.md").read_text(encoding="utf-8")
 PROGRAMS = readme.blocks(PAGE, "js")

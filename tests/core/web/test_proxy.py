@@ -11,7 +11,7 @@ import yaml
 
 from config import Settings
 from saas_api.core.settings import ROOT
-from tests.support.web_server import free_port
+from tests.support.ports import free_port
 
 CONFIGURATION = (ROOT / "nginx.conf").read_text(encoding="utf-8")
 
