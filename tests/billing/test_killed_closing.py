@@ -216,8 +216,8 @@ def test_organization_gets_one_final_invoice_with_every_step_of_its_closing_kill
     now = clock.now()
     organizations = []
     for fault in CLOSING_KILLS:
-        organization = create_organization(fault.rpartition(".")[2], now - timedelta(days=2), plan="starter@1")
-        organization.use(305, at=now - timedelta(days=1))
+        organization = create_organization(fault.rpartition(".")[2], now - timedelta(hours=2), plan="starter@1")
+        organization.use(305, at=now - timedelta(hours=1))
         organization.grant(300, "purchased", 10)
         organizations.append(organization)
     clock.freeze_time(None)
@@ -244,7 +244,7 @@ def test_organization_gets_one_final_invoice_with_every_step_of_its_closing_kill
 
 @pytest.mark.long
 def test_of_two_closings_at_once_one_is_refused(closer: CloseRunner) -> None:
-    organization = create_organization(plan="starter@1", at=clock.now() - timedelta(days=2))
+    organization = create_organization(plan="starter@1", at=clock.now() - timedelta(hours=2))
     clock.freeze_time(None)
     runs = closer.close_organization(ids.format_id("org", organization.id), "billing.in_close:sleep=1", "")
     assert sorted(run.status for run in runs) == [0, 1], [run.stderr for run in runs]

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from psycopg2 import errors
+
 from saas_api.cli.dev import host
 from saas_api.cli.dev.engines import Engines
 from saas_api.cli.dev.servers import LOGINS, SUPERUSER, EmbeddedPostgres
@@ -33,11 +35,13 @@ class Standby(EmbeddedPostgres):
         """Create nothing: the primary's logins are here too."""
 
     def execute(self, statement: str) -> Any:
-        """Run a statement as superuser and return its first row."""
+        """Run a statement as superuser and return its first row; again where replay canceled it."""
         with contextlib.closing(self.superuser(LOGINS.database)) as connection, connection.cursor() as cursor:
             connection.autocommit = True
-            cursor.execute(statement)
-            return cursor.fetchone()
+            while True:
+                with contextlib.suppress(errors.SerializationFailure):
+                    cursor.execute(statement)
+                    return cursor.fetchone()
 
     def catch_up(self) -> None:
         """Wait until this server has replayed everything that the primary has committed."""

@@ -33,7 +33,7 @@ def test_example_session_receives_and_recovers_events(config: dict[str, Any], tm
     with documented.running_server(environment, tmp_path / "log") as address:
         _, _, _, _, tested, _, recovered, log = documented.paste(commands, address, environment)
     assert documents(tested)[0]["event_type"] == "webhook.test"
-    assert documents(recovered)[-1] == {"count": 1}
+    assert documents(recovered)[-1]["count"] in (0, 1)  # 0 when an automatic retry came first
     lines = log.split()
     assert lines.count("webhook.test") == 1
     assert lines.count("message.delivered") == 2
