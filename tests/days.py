@@ -11,7 +11,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 DAYS = (
     ("2027-01-31T23:59:00", "UTC"),  # the next month has no 29th, 30th or 31st
     ("2027-03-14T01:59:00", "America/New_York"),  # the clock goes from 02:00 to 03:00
+    ("2027-07-01T00:20:00", "UTC"),  # the ended month is not closed yet
     ("2027-08-31T12:00:00", "UTC"),
+    ("2027-09-15T12:00:00", "UTC"),  # no month ends near, so that first periods are short of a month
     ("2027-10-31T02:59:00", "Europe/Berlin"),  # the clock goes from 03:00 to 02:00
     ("2027-12-31T23:59:00", "UTC"),
     ("2028-01-29T12:00:00", "UTC"),  # 35 days later two months have ended

@@ -51,6 +51,8 @@ CLOSE_DELAY, PAYMENT_DELAY, RETRY_DELAY = 2 * HOUR, timedelta(days=2, hours=5), 
 _PAYMENT_ACTIONS = {"decline_first": ["decline", "pay"], "wrong_first": ["pay_wrong", "pay"], "never": []}
 _SEND_ROUTE = "/api/v1/messages/send"
 _INVALID, _LIMITED = ((error.status, error.code, error.message) for error in (ValidationFailed, TooManyRequests))
+# Less than the fee of four days, the shortest first period, so that its invoice stays open.
+_CREDIT_MINOR = 200
 _CREDIT_REASON = "A gift to make up for the delays in the first week."
 _SET_TERMS = text("UPDATE billing_profiles SET net_terms_days = :days WHERE organization_id = :org")
 _KEYS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -302,7 +304,7 @@ class BillingActivity:
         with timeline.demo_session() as session:
             context = OperatorContext(Actor("operator", "demo"), _CREDIT_REASON)
             source = GrantSource("demo:gift", GrantKind.PROMOTIONAL)
-            grant_id = settlement.grant_credit(session, self.id, source, 500, context)
+            grant_id = settlement.grant_credit(session, self.id, source, _CREDIT_MINOR, context)
             session.get_one(CreditGrant, (self.id, grant_id)).created_at = clock.now()
 
 
