@@ -30,4 +30,8 @@ def insert_rows(superuser: Any, table: str, statement: str, *parameters: Any) ->
         # Otherwise an ANALYZE of autovacuum that began before could replace the figures of the one below.
         cursor.execute(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")
         cursor.execute(statement, parameters)
+        cursor.execute("SELECT relkind = 'r' FROM pg_class WHERE oid = %s::regclass", (table,))
+        [is_plain] = cursor.fetchone()
+        if is_plain:  # an index that rows of other tests have left large would cost more than all rows of the table
+            cursor.execute(f"REINDEX TABLE {table}")
         cursor.execute(f"ANALYZE {table}")
