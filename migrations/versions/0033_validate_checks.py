@@ -1,12 +1,19 @@
-"""Validate the checks of 0028, 0031 and 0032; events of test mode, few among many, get an index of their own."""
+"""Validate the checks of 0028, 0031 and 0032, delete old events of test mode, and index later ones, few among many."""
 
 from alembic import op
 
 revision = "0033"
 down_revision = "0032"
 
-# Reads the tables while others write to them, unlike in the transactions that added the checks.
+# Reads the tables while others write to them, unlike in the transactions that added the checks and columns.
 VALIDATE = """
+SET LOCAL ROLE saas_system;
+
+-- Every endpoint so far is live, so no endpoint is left that may receive an event of test mode again.
+DELETE FROM events WHERE payload::json ->> 'mode' = 'test' AND mode = 'live';
+
+RESET ROLE;
+
 ALTER TABLE webhook_attempts VALIDATE CONSTRAINT webhook_attempts_payload_format;
 
 ALTER TABLE organizations VALIDATE CONSTRAINT organizations_locale;

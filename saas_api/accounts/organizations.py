@@ -4,8 +4,9 @@ import contextlib
 import functools
 import re
 import secrets
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from saas_api.accounts.models import Membership, Organization, OrganizationStatu
 from saas_api.core import clock, formatting, ids, time_zones
 from saas_api.core.access import Principal
 from saas_api.core.db import cells, engine, tenancy
+from saas_api.core.db.prepared import Statement
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.limits import limiter
@@ -33,10 +35,9 @@ RETURNING id, generation
 _LIST_RECENT_GENERATIONS = sa.text("""
 SELECT id, generation FROM organizations WHERE generation_at > now() - make_interval(mins => :minutes)
 """)
-_LOCK_EXTERNAL_IDS = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('external_ids:' || :owner, 0))")
-_RELEASE_EXTERNAL_IDS = sa.text(
-    "DELETE FROM external_ids WHERE owner_id = :owner AND external_id IS DISTINCT FROM CAST(:kept AS text)"
-)
+_RELEASE_EXTERNAL_IDS = """
+DELETE FROM external_ids WHERE owner_id = %(released_of)s AND external_id IS DISTINCT FROM CAST(%(kept)s AS text)
+"""
 # The update changes nothing: without it a row that exists would not be returned.
 _RESERVE_EXTERNAL_ID = """
 INSERT INTO external_ids AS e (external_id, owner_id) VALUES (%(reserved)s, %(reserved_for)s)
@@ -220,14 +221,12 @@ def set_external_id(organization_id: UUID, external_id: str | None, actor: Actor
     """
     if external_id is not None:
         _check_external_id(external_id)
-    with tenancy.system_session("organizations.directory") as directory:
-        directory.execute(_LOCK_EXTERNAL_IDS, {"owner": str(organization_id)})
-        with tenancy.system_session("organizations.external_ids") as session:
-            organization = _lock(session, organization_id)
-            if external_id is not None:
-                _reserve_external_id(organization_id, external_id)
-            _write_external_id(session, organization, external_id, actor, reason)
-        directory.execute(_RELEASE_EXTERNAL_IDS, {"owner": organization_id, "kept": external_id})
+    with tenancy.system_session("organizations.external_ids") as session:
+        organization = _lock(session, organization_id)
+        if external_id is not None:
+            _reserve_external_id(organization_id, external_id)
+        _write_external_id(session, organization, external_id, actor, reason)
+    _release_external_ids(organization_id)
     return organization
 
 
@@ -251,10 +250,29 @@ def _reserve_external_id(organization_id: UUID, external_id: str) -> None:
     raises: ExternalIdTaken
     """
     reserve = _RESERVE_EXTERNAL_ID, {"reserved": external_id, "reserved_for": organization_id}
-    with cells.use(None):
-        [(owner_id,)] = engine.execute_batch([tenancy.system_scope_statement("organizations.directory"), reserve])
+    [(owner_id,)] = _change_directory(reserve)
     if owner_id != organization_id:
         raise ExternalIdTaken
+
+
+def _release_external_ids(organization_id: UUID) -> None:
+    """Release what is reserved beside the external id that an organization has, unless it has left this cell.
+
+    The lock on its row keeps out other changes of it, whose reservations are not in the row yet.
+    """
+    find = sa.select(Organization.external_id).where(Organization.id == organization_id).with_for_update(key_share=True)
+    with tenancy.system_session("organizations.external_ids") as session:
+        for kept in session.scalars(find):
+            _change_directory((_RELEASE_EXTERNAL_IDS, {"released_of": organization_id, "kept": kept}))
+
+
+def _change_directory(statement: Statement) -> Sequence[Any]:
+    """Run a statement at home, committed when this returns, beside the connection of the caller's transaction.
+
+    Its connection is one of those for batches, which nothing keeps while it waits for another one.
+    """
+    with cells.use(None):
+        return engine.execute_batch([tenancy.system_scope_statement("organizations.directory"), statement])
 
 
 def _check_external_id(external_id: str) -> None:

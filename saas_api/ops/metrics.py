@@ -13,6 +13,7 @@ from saas_api.core import clock
 from saas_api.core.db import cells, engine, partitions, tenancy
 from saas_api.core.db.replica import Replica
 from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.jobs import schedule
 from saas_api.core.limits import limiter
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
@@ -40,8 +41,12 @@ _STANDINGS = "SELECT standing AS name, count(*) AS value FROM subscriptions GROU
 _VIOLATIONS = (
     "SELECT DISTINCT ON (check_name) check_name AS name, violations AS value FROM invariant_results ORDER BY 1, at DESC"
 )
-_RUNS = """SELECT job AS name, extract(epoch FROM now() - max(finished_at))::float8 AS value
-FROM job_runs WHERE state = 'done' GROUP BY 1"""
+_JOBS = """SELECT name, extract(epoch FROM now() - success.finished_at)::float8 AS age, failures
+  FROM unnest(CAST(:names AS text[])) name
+  LEFT JOIN LATERAL (SELECT scheduled_for, finished_at FROM job_runs WHERE job = name AND state = 'done'
+    ORDER BY scheduled_for DESC LIMIT 1) success ON true
+  CROSS JOIN LATERAL (SELECT coalesce(sum(attempts - (state = 'running')::int), 0) AS failures FROM job_runs
+    WHERE job = name AND scheduled_for > coalesce(success.scheduled_for, '-infinity')) since"""
 _LABEL_OF_COUNTER = {
     "interruptions_total": "outbox",
     "lease_lost_total": "outbox",
@@ -113,10 +118,10 @@ def _read_metrics(session: SystemSession) -> Iterator[Metric]:
     for name, documentation, label, sql in (
         ("saas_organizations", "Organizations by billing standing.", "standing", _STANDINGS),
         ("saas_invariant_violations", "Violations that the last run of a check found.", "check", _VIOLATIONS),
-        ("saas_job_age_seconds", "Time since a scheduled job last succeeded.", "job", _RUNS),
     ):
         rows = session.execute(text(sql)).all()
         yield _gauge(name, documentation, (label,), [((row.name,), row.value) for row in rows])
+    yield from _measure_jobs(session)
     for name, documentation, counts in (
         (
             "saas_partition_months_ahead",
@@ -138,6 +143,16 @@ def _read_metrics(session: SystemSession) -> Iterator[Metric]:
             if row.name == counter:
                 family.add_metric((row.labels,), row.value)
         yield family
+
+
+def _measure_jobs(session: SystemSession) -> Iterator[Metric]:
+    """When each scheduled job last succeeded, and how often it failed or was killed since then."""
+    rows = session.execute(text(_JOBS), {"names": [job.job for job in schedule.scheduled_jobs()]}).all()
+    ages = [((row.name,), row.age) for row in rows if row.age is not None]
+    yield _gauge("saas_job_age_seconds", "Time since a scheduled job last succeeded.", ("job",), ages)
+    failures = [((row.name,), row.failures) for row in rows]
+    help_text = "Attempts of a scheduled job that failed since it last succeeded."
+    yield _gauge("saas_job_consecutive_failures", help_text, ("job",), failures)
 
 
 def _gauge(

@@ -13,7 +13,7 @@ from tests.architecture.source import ROOT
 BASELINE = "0025"
 """Migrations up to this one run before the first release; 0024 and 0025 copy a table, so calls have to stop."""
 BEFORE_RELEASE = {"0029", "0030"}
-"""So do these: 0029 copies a table, and 0030 makes a table a partition of a new one with its name."""
+"""So do these, and calls have to stop: 0029 copies a table, 0030 makes a table a partition of a new one of its name."""
 SQUAWK = Path(sys.executable).with_name("squawk")
 # Matters of taste; lock_timeout is set by migrations/env.py for every migration.
 IGNORED = ("prefer-bigint-over-int", "prefer-bigint-over-smallint", "prefer-robust-stmts", "prefer-text-field")
@@ -45,6 +45,13 @@ def test_migration_locks_no_table_for_long(path: Path) -> None:
     module = ast.parse(path.read_text(encoding="utf-8"))
     upgrade = ast.Module([node for node in module.body if getattr(node, "name", "") != "downgrade"], [])
     assert find_locks(sql_of(upgrade)) == ""
+
+
+def test_operators_are_told_for_which_migrations_calls_have_to_stop() -> None:
+    upgrades = (
+        (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").split("\n## Upgrades\n")[1].split("\n## ")[0]
+    )
+    assert set(re.findall(r"\b00\d\d\b", upgrades)) == {"0024", BASELINE} | BEFORE_RELEASE
 
 
 @pytest.mark.parametrize(

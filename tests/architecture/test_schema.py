@@ -347,6 +347,7 @@ def test_tables_of_several_months_are_divided_and_put_together_again(config: dic
             events = read(connection, EVENTS)
             sums = "SELECT status, is_hour, requests, latency FROM request_counts ORDER BY bucket_at"
             assert read(connection, sums) == [(400, True, n, []) for n in (1, 2, 3)]
+            check_events_of_test_mode(connection)
             downgrade(revision="0025")
             assert read(connection, COUNTS) == counts
             with connection:
@@ -361,6 +362,21 @@ def test_tables_of_several_months_are_divided_and_put_together_again(config: dic
             with connection:
                 cursor.execute(AUDIT_EVENT, (A,))
             assert len(read(connection, EVENTS)) == 4
+
+
+def check_events_of_test_mode(connection: Any) -> None:
+    """They are deleted by 0033, not under the lock of 0032."""
+    with connection, connection.cursor() as cursor:
+        for mode in ("live", "test"):
+            values = (A, f'{{"mode": "{mode}"}}')
+            cursor.execute(
+                "INSERT INTO events (organization_id, type, payload, subject_id, subject_version)"
+                " VALUES (%s, 'made.up', %s, gen_random_uuid(), 1)",
+                values,
+            )
+    for revision, left in (("0032", 2), ("0033", 1)):
+        upgrade(revision=revision)
+        assert read(connection, "SELECT count(*) FROM events") == [(left,)]
 
 
 def check_partitions(connection: Any, months: int) -> None:

@@ -1,15 +1,23 @@
 """External ids: services, operators and commands name an organization, and events use the name."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
+from saas_api.accounts import organizations
+from saas_api.accounts.audit import Actor
+from saas_api.core import ids
+from saas_api.core.db import tenancy
+from saas_api.core.db.engine import db
 from tests.support.accounts import User
 from tests.support.console import REASON, sign_in_operator
+from tests.support.database_pool import single_connection
 from tests.support.usage_events import EventSender, ledger_rows, make_event, publish_meter
 
 
@@ -48,6 +56,42 @@ def test_an_external_id_names_one_organization(sender: EventSender, alice: User,
     assert put(sender, carol.organization_id, name) == (409, "EXTERNAL_ID_TAKEN")
     assert put(sender, alice.organization_id, None) == (200, None)
     assert put(sender, carol.organization_id, name) == (200, name)
+
+
+def test_changes_at_once_need_one_connection(
+    app: Flask, context: Flask, alice: User, carol: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def name(user: User) -> None:
+        with app.app_context():
+            organizations.set_external_id(
+                ids.parse_id("org", user.organization_id), str(uuid4()), Actor("system", "tests")
+            )
+
+    options = {**app.config["SQLALCHEMY_ENGINE_OPTIONS"], "pool_size": 1, "max_overflow": 0, "pool_timeout": 30}
+    only = sa.create_engine(db.engine.url, **options)
+    monkeypatch.setitem(db.engines, None, only)
+    with single_connection(app, monkeypatch), ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(name, [alice, carol, alice, carol])) == [None] * 4
+    only.dispose()
+
+
+def test_a_change_before_another_has_released_its_reservations_keeps_its_own(
+    context: Flask, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    organization_id, names = ids.parse_id("org", alice.organization_id), [str(uuid4()) for _ in range(3)]
+    release, later = organizations._release_external_ids, names[2:]
+
+    def change_before(released_of: UUID) -> None:
+        if later:
+            organizations.set_external_id(organization_id, later.pop(), Actor("system", "tests"))
+        release(released_of)
+
+    organizations.set_external_id(organization_id, names[0], Actor("system", "tests"))
+    monkeypatch.setattr(organizations, "_release_external_ids", change_before)
+    organizations.set_external_id(organization_id, names[1], Actor("system", "tests"))
+    reserved = "SELECT external_id FROM external_ids WHERE owner_id = :id"
+    with tenancy.system_session("organizations.external_ids") as session:
+        assert session.scalars(sa.text(reserved), {"id": organization_id}).all() == [names[2]]
 
 
 def test_an_external_id_has_a_form(sender: EventSender, alice: User) -> None:

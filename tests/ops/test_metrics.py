@@ -86,6 +86,29 @@ def test_violation_of_a_check_is_shown(app: Flask, client: FlaskClient) -> None:
     assert read_metrics(client)["saas_invariant_violations", "one"] == 2
 
 
+def test_failures_of_a_job_are_counted_since_it_last_succeeded(app: Flask, client: FlaskClient) -> None:
+    names = ("ops.purge", "ops.status", "ops.partitions", "usage.roll_up", "removed.job")
+    runs = """
+    INSERT INTO job_runs (job, scheduled_for, host, state, attempts, next_at, finished_at) VALUES
+      ('ops.purge', now() - interval '3 d', 'host', 'failed', 7, NULL, now() - interval '3 d'),
+      ('ops.purge', now() - interval '2 d', 'host', 'done', 3, NULL, now() - interval '2 d'),
+      ('ops.purge', now() - interval '1 d', 'host', 'failed', 1440, NULL, now() - interval '1 d'),
+      ('ops.purge', now(), 'host', 'running', 3, now() + interval '1 min', NULL),
+      ('ops.status', now() - interval '1 min', 'host', 'failed', 1, NULL, now()),
+      ('ops.status', now(), 'host', 'done', 1, NULL, now()),
+      ('ops.partitions', now(), 'host', 'failed', 5, NULL, now()),
+      ('removed.job', now(), 'host', 'failed', 5, NULL, now())
+    """
+    with app.app_context(), tenancy.system_session("ops.metrics") as session:
+        session.execute(sa.text(runs))
+    metrics = read_metrics(client)
+    found = {name: metrics.get(("saas_job_consecutive_failures", name)) for name in names}
+    assert found == dict(zip(names, (1442, 0, 5, 0, None), strict=True))
+    assert metrics["saas_job_age_seconds", "ops.purge"] >= 2 * 86_400
+    assert metrics["saas_job_age_seconds", "ops.status"] < 60
+    assert not [job for name, *job in metrics if name == "saas_job_age_seconds" and job[0] not in names[:2]]
+
+
 def test_scrape_without_postgresql_says_so(config: dict[str, Any]) -> None:
     client = create_app({**config, "DATABASE_URL": "postgresql+psycopg2://saas@127.0.0.1:1/saas"}).test_client()
     metrics = read_metrics(client)
