@@ -120,6 +120,8 @@ SENTENCES: Mapping[str, str] = {
     "user.password_change_failed": "entered a wrong password when changing it",
     "user.password_changed": "changed their password",
     "user.password_reset": "reset their password",
+    "user.recovery_code_used": "used a recovery code",
+    "user.recovery_codes_replaced": "created new recovery codes",
     "user.registered": "signed up",
     "user.renamed": "changed their name",
     "user.reset_requested": "sent {target} a link to reset the password",
@@ -127,6 +129,10 @@ SENTENCES: Mapping[str, str] = {
     "user.sign_in_failed": "failed to sign in",
     "user.signed_in": "signed in",
     "user.signed_out": "signed out",
+    "user.two_factor_disabled": "turned off two-factor sign-in",
+    "user.two_factor_enabled": "turned on two-factor sign-in",
+    "user.two_factor_failed": "entered a wrong two-factor code",
+    "user.two_factor_reset": "turned off two-factor sign-in of {target}",
     "wallet.paid_out": "paid out wallet credit",
     "webhook_delivery.resent": "resent webhook delivery {target}",
     "webhook_endpoint.changed": "edited webhook endpoint {target}",
@@ -137,7 +143,7 @@ SENTENCES: Mapping[str, str] = {
     "webhook_endpoint.secret_rotated": "rotated the secret of webhook endpoint {target}",
     "webhook_endpoint.tested": "sent a test event to webhook endpoint {target}",
     "webhook_event.replayed": "replayed webhook event {target}",
-    "webhooks.resealed": "encrypted webhook secrets again",
+    "secrets.reencrypted": "encrypted stored secrets again",
 }
 """What the actor did, by action; TARGET stands for the target's name."""
 _NAMES = ("name", "number", "title", User.email.key, "url")

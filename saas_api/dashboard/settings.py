@@ -9,7 +9,7 @@ import marshmallow as ma
 from flask import Blueprint, Response, g, request
 from marshmallow import fields, validate
 
-from saas_api.accounts import billing_email, organizations, passwords, sessions, throttles, users
+from saas_api.accounts import billing_email, organizations, passwords, sessions, throttles, two_factor, users
 from saas_api.accounts.schemas import ChangePasswordIn, TimeZoneField
 from saas_api.billing import organization_closing, profiles
 from saas_api.billing.profiles import BillingDetails
@@ -163,6 +163,7 @@ def account_settings(form: Form | None = None) -> Response:
     return pages.render_page(
         "dashboard/settings/account.html",
         user=user,
+        two_factor=two_factor.get_status(g.principal),
         sessions=active_sessions,
         current=g.principal.session_id,
         zone=context.current_zone() if g.principal.has_organization else "UTC",

@@ -36,6 +36,7 @@ PUBLIC = {
     "accounts_pages.reset_password_form",
     "accounts_pages.reset_password",
     "accounts_pages.login",
+    "accounts_pages.login_with_code",
     "accounts_pages.register",
     "accounts_pages.verify_billing_email",
     "accounts_pages.verify_billing_email_form",
