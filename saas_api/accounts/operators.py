@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
-from saas_api.accounts import audit, authenticators, notices, one_time_tokens, sessions, users
+from saas_api.accounts import audit, authenticators, email_changes, notices, one_time_tokens, sessions, users
 from saas_api.accounts.audit import Actor
 from saas_api.accounts.models import Operator, User
 from saas_api.accounts.notices import Notice, Recipient
@@ -102,6 +102,7 @@ def appoint_operator(
         user.tokens_valid_after = func.now()  # PostgreSQL's clock, with which tokens are compared
         sessions.end_sessions(session, user.id, "became an operator")
         authenticators.remove(session, user.id)
+        email_changes.revoke(session, user.id)
         token = one_time_tokens.issue_token(session, user.id, RESET_PASSWORD_PURPOSE, OPERATOR_LINK_LIFETIME)
     new_role = role or before or "support"
     if before is None:

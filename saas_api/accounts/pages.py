@@ -41,6 +41,7 @@ from saas_api.core.web.forms import Form, form_view
 
 bp = Blueprint("accounts_pages", __name__)
 HOME_PATH, CONSOLE_PATH, NEW_ORGANIZATION_PATH, DEFAULT_PLAN = "/dashboard", "/admin", "/organizations/new", "free"
+ACCOUNT_PATH = "/dashboard/account"
 _SAFE_PATH = re.compile(r"/(?![/\\])[^\s\\]*")
 
 
@@ -190,6 +191,27 @@ def verify_email(body: dict[str, Any]) -> Any:
         return _expired_link_page(error, "accounts_pages.login_form")
     endpoint = HOME_PATH if g.visitor else "accounts_pages.login_form"
     return pages.redirect_to(endpoint, _notice=f"{user.email} is verified.")
+
+
+@bp.get("/confirm-email")
+@public_page
+def confirm_email_form(form: Form | None = None) -> Response:
+    """Show a button, because mail scanners open links."""
+    return pages.render_page("auth/confirm_email.html", form=form or Form({"token": request.args.get("token", "")}))
+
+
+@bp.post("/confirm-email")
+@public_page
+@throttles.limit_links
+@form_view(TokenIn(), form=confirm_email_form)
+def confirm_email(body: dict[str, Any]) -> Any:
+    """Give the user the new address to which the link was mailed."""
+    try:
+        user = users.confirm_email_change(body["token"])
+    except InvalidOneTimeToken as error:
+        return _expired_link_page(error, "accounts_pages.login_form")
+    endpoint = ACCOUNT_PATH if g.visitor else "accounts_pages.login_form"
+    return pages.redirect_to(endpoint, _notice=f"Your email address is {user.email} now.")
 
 
 @bp.get("/verify-billing-email")

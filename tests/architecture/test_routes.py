@@ -24,6 +24,8 @@ PUBLIC = {
     "accounts.request_password_reset",
     "accounts.reset_password",
     "accounts.verify_email",
+    "accounts_pages.confirm_email",
+    "accounts_pages.confirm_email_form",
     "accounts_pages.forgot_password_form",
     "forward_auth.gate",
     "accounts_pages.invitation_form",
