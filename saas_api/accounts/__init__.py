@@ -40,6 +40,7 @@ DOMAIN = Domain(
         "auth.register",
         "auth.sessions",
         "auth.sign_in",
+        "auth.two_factor",
         "auth.verification",
         "organizations.directory",
     ),

@@ -50,7 +50,9 @@ from saas_api.accounts.schemas import (
     TransferOwnershipIn,
 )
 from saas_api.accounts.sessions import InvalidCredentials, SessionNotFound
+from saas_api.accounts.sign_in import OrganizationChoice
 from saas_api.accounts.tokens import InvalidToken, RefreshTokenReused, TokenAudience, TokenExpired
+from saas_api.accounts.two_factor import InvalidTwoFactorCode, TwoFactorRequired
 from saas_api.accounts.users import AlreadyVerified, EmailTaken
 from saas_api.core import access, fields
 from saas_api.core.access import PERMISSIONS, EmailNotVerified, FreshLoginRequired, public_view, require_permission
@@ -88,11 +90,15 @@ def register(body: dict[str, Any]) -> Any:
     tag="auth",
     body=LoginIn(),
     returns=SessionStartedOut(),
-    errors=(InvalidCredentials, TooManyRequests),
+    errors=(InvalidCredentials, TwoFactorRequired, InvalidTwoFactorCode, TooManyRequests),
 )
 def login(body: dict[str, Any]) -> Any:
-    """Start a session; a user who is not a member of any organization gets one without an organization."""
-    return sign_in.log_in(**body, origin=throttles.request_origin(TokenAudience.API))
+    """Start a session; a user who is not a member of any organization gets one without an organization.
+
+    A user with two-factor sign-in gets TWO_FACTOR_REQUIRED without a `code`.
+    """
+    choice = OrganizationChoice(body.pop("organization_id"))
+    return sign_in.log_in(**body, choice=choice, origin=throttles.request_origin(TokenAudience.API))
 
 
 @bp.post("/auth/refresh")
@@ -273,7 +279,15 @@ def reauthenticate(body: dict[str, Any]) -> Any:
     tag="organizations",
     body=AcceptInvitationIn(),
     returns=SessionStartedOut(),
-    errors=(InvalidOneTimeToken, InvalidCredentials, AlreadyMember, EmailTaken, TooManyRequests),
+    errors=(
+        InvalidOneTimeToken,
+        InvalidCredentials,
+        TwoFactorRequired,
+        InvalidTwoFactorCode,
+        AlreadyMember,
+        EmailTaken,
+        TooManyRequests,
+    ),
 )
 def accept_invitation(body: dict[str, Any]) -> Any:
     """Accept an invitation and start a session, with the password of the account or, for a new user, a new one."""

@@ -15,6 +15,11 @@ from saas_api.core.db import cells, row_copies, tenancy
 _USERS = "r.id = ANY (:ids) OR EXISTS (SELECT FROM operators o WHERE o.user_id = r.id)"
 _NOT_TO_SIGN_IN = '{"password_hash": "!"}'  # home alone verifies passwords
 _WITHOUT_NAME = '{"external_id": null}'  # unique at home: another organization may have what this one had
+_FREE_ADDRESSES = sa.text("""
+UPDATE users u SET email = u.id || '@changed.invalid'
+FROM jsonb_populate_recordset(CAST(NULL AS users), CAST(:rows AS jsonb)) changed
+WHERE u.email = changed.email AND u.id <> changed.id""")
+"""Users whose address is another's by now, as when two have exchanged theirs; their own rows follow."""
 _KNOWN_USERS = sa.text("SELECT id FROM users")
 _ORGANIZATIONS = sa.text("SELECT id FROM organizations")
 
@@ -28,6 +33,7 @@ def copy_users(cell: str, user_ids: Collection[UUID]) -> None:
         tenancy.system_session("accounts.cell_rows") as session,
     ):
         users = row_copies.read_changes(home, session, "users", _USERS, replaced=_NOT_TO_SIGN_IN, ids=ids)
+        session.execute(_FREE_ADDRESSES, {"rows": users})
         row_copies.write_rows(session, "users", users)
         row_copies.copy_changes(home, session, "operators", deletes=True)
 

@@ -1,4 +1,4 @@
-"""Wrong passwords in the audit log, and the alert about many of them."""
+"""Wrong passwords and two-factor codes in the audit log, and the alert about many of them."""
 
 from saas_api.accounts import audit, operators
 from saas_api.accounts.audit import SYSTEM_ACTOR
@@ -12,13 +12,14 @@ FAILURES_BEFORE_ALERT = 1000
 _RECORDED_COUNTS = frozenset(10**exponent for exponent in range(10))
 
 
-def record_failure(user: User | None, email: str, action: str) -> None:
-    """Record a wrong password, in a transaction of its own, because the error rolls the request's back.
+def record_failure(user: User | None, email: str, action: str) -> int:
+    """Record a wrong password or code, in a transaction of its own, because the error rolls the request's back.
 
     Of the failures of one account, or of one network for unknown addresses, in one hour the 1st, 10th, 100th ... are
     recorded with their number, so that strangers cannot fill the log. Operators get a mail about many failures.
 
     user: None when no account has the address; its digest is recorded, and the same queries run
+    returns: number of these failures of the account or network in this hour
     """
     target = ("user", str(user.id)) if user else ("address", crypto.hmac_hex("throttle", email)[:32])
     network = request_context.network_of(request_context.current_origin().ip or "none")
@@ -30,6 +31,7 @@ def record_failure(user: User | None, email: str, action: str) -> None:
                 audit.record_event(session, organization_id, SYSTEM_ACTOR, action, target, {"failures_in_hour": count})
         if total == FAILURES_BEFORE_ALERT:
             operators.send_alert(session, "many sign-ins fail", f"{total} wrong passwords within an hour.")
+    return count
 
 
 def _count_failures(key: str) -> int:

@@ -102,6 +102,44 @@ class OneTimeToken(Model):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
 
 
+class EmailChange(Model):
+    """A new address of a user, which becomes theirs when the link mailed to it is opened."""
+
+    __tablename__ = "email_changes"
+
+    user_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    email: Mapped[str] = mapped_column(Text)
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+
+class TwoFactorSecret(Model):
+    """The secret of a user's authenticator app, encrypted.
+
+    last_step: time step, in 30 seconds since 1970, of the newest code that was accepted
+    confirmed_at: when two-factor sign-in was turned on with a code; None while it is being set up
+    """
+
+    __tablename__ = "two_factor_secrets"
+
+    user_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    secret_encrypted: Mapped[bytes] = mapped_column(LargeBinary)
+    last_step: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
+    confirmed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+
+class RecoveryCode(Model):
+    """A code that replaces one of the authenticator app, once; only its digest is stored."""
+
+    __tablename__ = "recovery_codes"
+
+    user_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
 class Organization(Model):
     """A tenant of the platform."""
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
-from saas_api.accounts import audit, notices, one_time_tokens, sessions, users
+from saas_api.accounts import audit, authenticators, email_changes, notices, one_time_tokens, sessions, users
 from saas_api.accounts.audit import Actor
 from saas_api.accounts.models import Operator, User
 from saas_api.accounts.notices import Notice, Recipient
@@ -81,7 +81,7 @@ def appoint_operator(
     """Make the user with an address an operator, or change an operator's role. The only way to operator rights.
 
     An account that is no operator's may be of anyone who signed up with the address. It is taken over: its sessions
-    end and its password is void, so that only who reads its mail or has the returned token gets in.
+    end, and its password and second factor are void, so that only who reads its mail or has the returned token gets in.
 
     role: "support" or "admin"; None keeps an operator's role, and is "support" for a new operator
     is_existing_allowed: whether an account that exists may become an operator's
@@ -101,6 +101,8 @@ def appoint_operator(
         user.password_hash = crypto.hash_password(secrets.token_urlsafe(32))
         user.tokens_valid_after = func.now()  # PostgreSQL's clock, with which tokens are compared
         sessions.end_sessions(session, user.id, "became an operator")
+        authenticators.remove(session, user.id)
+        email_changes.revoke(session, user.id)
         token = one_time_tokens.issue_token(session, user.id, RESET_PASSWORD_PURPOSE, OPERATOR_LINK_LIFETIME)
     new_role = role or before or "support"
     if before is None:

@@ -18,26 +18,30 @@ from saas_api.accounts import (
     tokens,
     users,
 )
+from saas_api.accounts.models import User
 from saas_api.accounts.schemas import (
     AcceptInvitationIn,
     ForgotPasswordIn,
+    LoginCodeForm,
     LoginForm,
-    LoginIn,
     NewOrganizationForm,
     RegisterForm,
     ResetPasswordIn,
     TokenIn,
 )
-from saas_api.accounts.sessions import SessionStarted
+from saas_api.accounts.sessions import InvalidCredentials, SessionStarted
+from saas_api.accounts.sign_in import OrganizationChoice
 from saas_api.accounts.tokens import TokenAudience
+from saas_api.accounts.two_factor import SignInExpired, TwoFactorRequired
 from saas_api.core import ids
 from saas_api.core.access import public_page, require_permission
-from saas_api.core.errors import InvalidOneTimeToken, ValidationFailed
+from saas_api.core.errors import InvalidOneTimeToken
 from saas_api.core.web import error_pages, pages
 from saas_api.core.web.forms import Form, form_view
 
 bp = Blueprint("accounts_pages", __name__)
 HOME_PATH, CONSOLE_PATH, NEW_ORGANIZATION_PATH, DEFAULT_PLAN = "/dashboard", "/admin", "/organizations/new", "free"
+ACCOUNT_PATH = "/dashboard/account"
 _SAFE_PATH = re.compile(r"/(?![/\\])[^\s\\]*")
 
 
@@ -83,19 +87,33 @@ def login_form(form: Form | None = None) -> Any:
 @throttles.limit_sign_in
 @form_view(LoginForm(), form=login_form)
 def login(body: dict[str, Any]) -> Any:
-    """Sign in, and return to the requested page or to the form that was submitted after the session had ended."""
-    started = _start_session(body)
-    _keep_session(started, is_kept=body["is_kept"])
-    if body["resume_address"]:
-        g.csrf = tokens.read_refresh_claims(started.tokens.refresh_token, TokenAudience.PAGES).csrf
-        return error_pages.resend_page(
-            200,
-            _safe_path(body["resume_address"]),
-            _parse_fields(body["resume_fields"]),
-            organization=started.organization.name if started.organization else "",
-            is_signed_in_again=True,
-        )
-    return pages.redirect_to(_safe_path(body["next"]) if started.organization else _path_without_organization(started))
+    """Sign in, or ask for the code of two-factor sign-in."""
+    origin = throttles.request_origin(TokenAudience.PAGES)
+    try:
+        started = sign_in.log_in(body[User.email.key], body["password"], _choice(body), origin)
+    except TwoFactorRequired as error:
+        hidden = {name: value for name, value in request.form.items() if "password" not in name}
+        return login_code_form(Form({**hidden, "challenge": error.challenge}))
+    return _enter(started, body)
+
+
+def login_code_form(form: Form) -> Response:
+    """Show the form of the code, after the password."""
+    return pages.render_page("auth/login_code.html", form=form)
+
+
+@bp.post("/login/code")
+@public_page
+@throttles.limit_codes
+@form_view(LoginCodeForm(), form=login_code_form)
+def login_with_code(body: dict[str, Any]) -> Any:
+    """Sign in with the code of two-factor sign-in."""
+    origin = throttles.request_origin(TokenAudience.PAGES)
+    try:
+        started = sign_in.continue_log_in(body["challenge"], body["code"], _choice(body), origin)
+    except (SignInExpired, InvalidCredentials):
+        return pages.redirect_to("accounts_pages.login_form", _notice="That took too long. Sign in again.")
+    return _enter(started, body)
 
 
 @bp.get("/logout")
@@ -175,6 +193,27 @@ def verify_email(body: dict[str, Any]) -> Any:
     return pages.redirect_to(endpoint, _notice=f"{user.email} is verified.")
 
 
+@bp.get("/confirm-email")
+@public_page
+def confirm_email_form(form: Form | None = None) -> Response:
+    """Show a button, because mail scanners open links."""
+    return pages.render_page("auth/confirm_email.html", form=form or Form({"token": request.args.get("token", "")}))
+
+
+@bp.post("/confirm-email")
+@public_page
+@throttles.limit_links
+@form_view(TokenIn(), form=confirm_email_form)
+def confirm_email(body: dict[str, Any]) -> Any:
+    """Give the user the new address to which the link was mailed."""
+    try:
+        user = users.confirm_email_change(body["token"])
+    except InvalidOneTimeToken as error:
+        return _expired_link_page(error, "accounts_pages.login_form")
+    endpoint = ACCOUNT_PATH if g.visitor else "accounts_pages.login_form"
+    return pages.redirect_to(endpoint, _notice=f"Your email address is {user.email} now.")
+
+
 @bp.get("/verify-billing-email")
 @public_page
 def verify_billing_email_form(form: Form | None = None) -> Response:
@@ -245,14 +284,24 @@ def create_organization(body: dict[str, Any]) -> Any:
     return pages.redirect_to(HOME_PATH, _notice=f"{organization.name} created. You're its owner.")
 
 
-def _start_session(body: dict[str, Any]) -> SessionStarted:
-    """Sign in to the organization of the last session, or to the first one if the user has left it."""
-    origin = throttles.request_origin(TokenAudience.PAGES)
-    credentials = {name: body[name] for name in LoginIn().fields}
-    try:
-        return sign_in.log_in(**credentials, origin=origin)
-    except ValidationFailed:
-        return sign_in.log_in(**{**credentials, "organization_id": None}, origin=origin)
+def _choice(body: dict[str, Any]) -> OrganizationChoice:
+    """The organization of the last session, or the first one if the user has left it."""
+    return OrganizationChoice(body["organization_id"], is_required=False)
+
+
+def _enter(started: SessionStarted, body: dict[str, Any]) -> Any:
+    """Keep a session, and show the requested page or the form that was submitted after the last session had ended."""
+    _keep_session(started, is_kept=body["is_kept"])
+    if body["resume_address"]:
+        g.csrf = tokens.read_refresh_claims(started.tokens.refresh_token, TokenAudience.PAGES).csrf
+        return error_pages.resend_page(
+            200,
+            _safe_path(body["resume_address"]),
+            _parse_fields(body["resume_fields"]),
+            organization=started.organization.name if started.organization else "",
+            is_signed_in_again=True,
+        )
+    return pages.redirect_to(_safe_path(body["next"]) if started.organization else _path_without_organization(started))
 
 
 def _path_without_organization(started: SessionStarted) -> str:

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 
 from sqlalchemy import func
 
-from saas_api.accounts import audit, failed_logins, members, notices, one_time_tokens, sessions, tokens, users
+from saas_api.accounts import (
+    audit,
+    email_changes,
+    failed_logins,
+    members,
+    notices,
+    one_time_tokens,
+    sessions,
+    tokens,
+    users,
+)
 from saas_api.accounts.models import User
 from saas_api.accounts.notices import Notice, Recipient
 from saas_api.accounts.one_time_tokens import RESET_PASSWORD_PURPOSE
@@ -151,6 +161,7 @@ def reset_password(token: str, new_password: str) -> None:
         user.password_hash = password_hash
         user.tokens_valid_after = func.now()  # PostgreSQL's clock, with which tokens are compared
         sessions.end_sessions(session, user.id, "password reset")
+        email_changes.revoke(session, user.id)  # whoever knew the password may have requested it
         audit.record_user_event_in_all_organizations(session, user.id, "user.password_reset")
         notices.enqueue(session, [Recipient.of(user)], _PASSWORD_RESET)
 
@@ -172,7 +183,7 @@ def reauthenticate(principal: Principal, password: str, audience: TokenAudience)
 
 
 def change_password(principal: Principal, current_password: str, new_password: str) -> None:
-    """Change the caller's password, end the other sessions, and revoke reset links.
+    """Change the caller's password, end the other sessions, revoke reset links, and end a change of address.
 
     raises: InvalidCredentials, ValidationFailed on new_password
     """
@@ -188,6 +199,7 @@ def change_password(principal: Principal, current_password: str, new_password: s
         if user is None:
             raise InvalidCredentials("The current password is wrong.")
         one_time_tokens.revoke_tokens(session, user.id, RESET_PASSWORD_PURPOSE)
+        email_changes.revoke(session, user.id)
         sessions.end_sessions(session, user.id, "password changed", except_for=principal.session_id)
         audit.record_user_event_in_all_organizations(session, user.id, "user.password_changed")
         notices.enqueue(session, [Recipient.of(user)], _PASSWORD_CHANGED)

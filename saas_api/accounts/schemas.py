@@ -45,6 +45,15 @@ class NewPasswordField(Text):
         return password
 
 
+class CodeField(Text):
+    """A code of two-factor sign-in: six digits, or a recovery code."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            maximum=40, metadata={"description": "a code of the authenticator app, or a recovery code"}, **options
+        )
+
+
 class TimeZoneField(fields.String):
     """The name of an IANA time zone."""
 
@@ -92,25 +101,47 @@ class RegisterForm(RegisterIn):
 
 
 class LoginIn(StrictSchema):
-    """Credentials; the organization is for users who are members of several."""
+    """Credentials; the organization is for users who are members of several, the code for two-factor sign-in."""
 
     email = Email(required=True)
     password = Text(required=True, maximum=256)
+    code = CodeField(load_default=None)
     organization_id = PrefixedId("org", load_default=None)
 
 
-class LoginForm(LoginIn):
-    """Sign-in in a browser.
+class _LoginDestination(StrictSchema):
+    """Where a sign-in in a browser leads.
 
     is_kept: the session outlives the browser
     next: path of the page to show afterwards
     resume_address, resume_fields: a form that was submitted after the session had ended; JSON pairs of name and value
     """
 
+    organization_id = PrefixedId("org", load_default=None)
     is_kept = fields.Boolean(load_default=False)
     next = fields.String(load_default="/dashboard")
     resume_address = fields.String(load_default=None)
     resume_fields = fields.String(load_default=None, validate=validate.Length(max=60_000))
+
+
+class LoginForm(_LoginDestination):
+    """Sign-in in a browser: the password."""
+
+    email = Email(required=True)
+    password = Text(required=True, maximum=256)
+
+
+class LoginCodeForm(_LoginDestination):
+    """Sign-in in a browser: the code after the password, with the challenge that proves it."""
+
+    challenge = Text(required=True, maximum=200)
+    code = CodeField(required=True, error_messages={"required": "Enter a code."})
+
+
+class CodeIn(StrictSchema):
+    """A code of two-factor sign-in."""
+
+    code = CodeField(required=True, error_messages={"required": "Enter a code."})
 
 
 class RefreshIn(StrictSchema):
@@ -151,9 +182,13 @@ class ChangePasswordIn(StrictSchema):
 
 
 class AcceptInvitationIn(TokenIn):
-    """A one-time token with the password of the account, or with the password and name of a new user."""
+    """A one-time token with the password of the account, or with the password and name of a new user.
+
+    code: of two-factor sign-in
+    """
 
     password = Text(load_default=None, maximum=256)
+    code = CodeField(load_default=None)
     full_name = DisplayName(load_default="", minimum=0)
 
 

@@ -65,11 +65,15 @@ class SessionNotFound(NotFound):
 
 @dataclass(frozen=True)
 class SessionOrigin:
-    """Address and browser of a sign-in, as the list of sessions shows them, and where its tokens are accepted."""
+    """Address and browser of a sign-in, as the list of sessions shows them, and where its tokens are accepted.
+
+    device_marks: of `devices`
+    """
 
     ip: str | None
     user_agent: str | None
     audience: TokenAudience
+    device_marks: str = ""
 
 
 @dataclass(frozen=True)

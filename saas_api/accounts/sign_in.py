@@ -13,6 +13,7 @@ from saas_api.accounts import (
     organizations,
     passwords,
     sessions,
+    two_factor,
     user_agents,
     users,
 )
@@ -122,29 +123,64 @@ def register(
         return sessions.start_session(session, user, organization, MemberRole.OWNER, origin)
 
 
-def log_in(email: str, password: str, organization_id: UUID | None, origin: SessionOrigin) -> SessionStarted:
+@dataclass(frozen=True)
+class OrganizationChoice:
+    """The organization of a session that begins.
+
+    id: None for the one that the user joined first
+    is_required: False takes the one joined first when the user is not a member of that
+    """
+
+    id: UUID | None = None
+    is_required: bool = True
+
+
+def log_in(
+    email: str, password: str, choice: OrganizationChoice, origin: SessionOrigin, code: str | None = None
+) -> SessionStarted:
     """Start a session in an organization, or without one for a user who is not a member of any.
 
-    organization_id: None for the organization that the user joined first
-    raises: InvalidCredentials, ValidationFailed when the user is not a member of the organization
+    code: of two-factor sign-in; ignored for a user without it
+    raises: InvalidCredentials; TwoFactorRequired without a code that is needed; InvalidTwoFactorCode; TooManyRequests;
+        ValidationFailed when the user is not a member of the organization
     """
     verified_user, new_hash = verify_credentials(email, password)
+    return _start_session(verified_user, new_hash, code, choice, origin)
+
+
+def continue_log_in(challenge: str, code: str, choice: OrganizationChoice, origin: SessionOrigin) -> SessionStarted:
+    """Start the session of a sign-in that TwoFactorRequired interrupted.
+
+    challenge: of that error
+    raises: SignInExpired, InvalidTwoFactorCode, InvalidCredentials, TooManyRequests, ValidationFailed as `log_in`
+    """
+    return _start_session(two_factor.verify_challenge(challenge), None, code, choice, origin)
+
+
+def _start_session(
+    verified_user: User, new_hash: str | None, code: str | None, choice: OrganizationChoice, origin: SessionOrigin
+) -> SessionStarted:
+    two_factor.verify(verified_user, code, origin)
     with tenancy.system_session("auth.sign_in") as session:
         user = lock_verified_user(session, verified_user, new_hash)
         memberships = members.list_memberships(session, user.id)
-        matches = [pair for pair in memberships if organization_id in (None, pair[0].id)]
-        if not matches and organization_id is not None:
+        matches = [pair for pair in memberships if choice.id in (None, pair[0].id)]
+        if not matches and choice.is_required and choice.id is not None:
             raise ValidationFailed.at_field("organization_id", "You do not belong to that organization.")
         notify_new_sign_in(session, user, origin)
-        organization, role = matches[0] if matches else (None, None)
+        organization, role = next(iter(matches or memberships), (None, None))
         return sessions.start_session(session, user, organization, role, origin)
 
 
-def accept_and_log_in(token: str, password: str | None, full_name: str, origin: SessionOrigin) -> SessionStarted:
+def accept_and_log_in(
+    token: str, password: str | None, full_name: str, origin: SessionOrigin, code: str | None = None
+) -> SessionStarted:
     """Accept an invitation and start a session; for a new address, create a user with that password and name.
 
+    code: of two-factor sign-in
     raises: InvalidOneTimeToken; InvalidCredentials when an account has the address and the password is missing or
-        wrong; ValidationFailed on the password of a new user; AlreadyMember and EmailTaken when two requests compete
+        wrong; TwoFactorRequired, InvalidTwoFactorCode and TooManyRequests as `log_in`; ValidationFailed on the password
+        of a new user; AlreadyMember and EmailTaken when two requests compete
     """
     cell = invitations.find_cell(token)
     with cells.use(cell), tenancy.system_session("auth.join") as session:
@@ -164,6 +200,7 @@ def accept_and_log_in(token: str, password: str | None, full_name: str, origin: 
     if password is None:
         raise InvalidCredentials("There is an account with this address; send its password.")
     verified_user, new_hash = verify_credentials(email, password)
+    two_factor.verify(verified_user, code, origin)
     if cell is not None:
         return _join_in_cell(cell, token, verified_user, origin)
     with tenancy.system_session("auth.join") as session:

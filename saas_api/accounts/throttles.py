@@ -40,7 +40,8 @@ def request_origin(audience: TokenAudience) -> SessionOrigin:
     audience: where the tokens of a session that it starts are accepted
     """
     address = request_context.client_ip()
-    return SessionOrigin(None if address == "invalid" else address, request.headers.get("User-Agent"), audience)
+    ip = None if address == "invalid" else address
+    return SessionOrigin(ip, request.headers.get("User-Agent"), audience, g.get("device_marks", ""))
 
 
 def _submitted_values() -> dict[str, Any]:
@@ -137,6 +138,7 @@ def _limit(
 limit_registrations = _limit_network(REGISTRATIONS_PER_HOUR, "hour", "register")
 limit_refreshes = _limit_network(FAILED_REFRESHES_PER_5_MINUTES, "5 minutes", "refresh", deduct_when=_is_refused)
 limit_links = _limit_network(FAILED_LINKS_PER_5_MINUTES, "5 minutes", "links", deduct_when=_is_refused)
+limit_codes = _limit_network(FAILED_SIGN_INS_PER_5_MINUTES, "5 minutes", "code", deduct_when=_is_unauthorized)
 limit_declined_invitations = _limit_network(DECLINED_INVITATIONS_PER_5_MINUTES, "5 minutes", "decline")
 limit_new_organizations = _limit(f"{ORGANIZATIONS_PER_DAY} per day", "organizations", _user_key)
 # Each call counts: the strength of a new password is estimated before the old one decides.

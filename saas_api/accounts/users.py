@@ -1,20 +1,28 @@
-"""Users: lookups, creation, name, password verification and email verification."""
+"""Users: lookups, creation, name, password verification, and verification and change of the email address."""
 
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import undefer
 
-from saas_api.accounts import audit, one_time_tokens, sessions
-from saas_api.accounts.models import Membership, User
+from saas_api.accounts import audit, email_changes, notices, one_time_tokens, sessions
+from saas_api.accounts.models import EmailChange, Membership, User
+from saas_api.accounts.notices import Notice, Recipient
 from saas_api.accounts.one_time_tokens import RESET_PASSWORD_PURPOSE, VERIFY_EMAIL_PURPOSE
 from saas_api.accounts.tokens import InvalidToken
-from saas_api.core import clock, crypto
+from saas_api.core import access, clock, crypto
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import Conflict, InvalidOneTimeToken
+from saas_api.core.errors import Conflict, InvalidOneTimeToken, ValidationFailed
 from saas_api.mail import mails
+
+_CHANGE_REQUESTED = Notice(
+    "A new email address was requested for your account",
+    ["The change takes effect when the link sent to the new address is opened."],
+    "Choose a new password now. This also stops the change.",
+    "/forgot-password",
+)
 
 
 class AlreadyVerified(Conflict):
@@ -62,6 +70,7 @@ def disable_user(session: SystemSession, user: User) -> list[UUID]:
     user.disabled_at = user.disabled_at or clock.now()
     for purpose in (VERIFY_EMAIL_PURPOSE, RESET_PASSWORD_PURPOSE):
         one_time_tokens.revoke_tokens(session, user.id, purpose)
+    email_changes.revoke(session, user.id)
     return sessions.end_sessions(session, user.id, "disabled by an operator")
 
 
@@ -189,3 +198,64 @@ def mark_email_verified(session: SystemSession, user: User) -> None:
         one_time_tokens.revoke_tokens(session, user.id, VERIFY_EMAIL_PURPOSE)
         data = audit.values(email=user.email)
         audit.record_user_event_in_all_organizations(session, user.id, "user.email_verified", data)
+
+
+def find_email_change(principal: Principal) -> EmailChange | None:
+    """The caller's change of address that waits for its link."""
+    with tenancy.system_session("auth.account") as session:
+        return email_changes.find_pending(session, principal.id)
+
+
+def request_email_change(principal: Principal, email: str) -> None:
+    """Mail a link to a new address of the caller, and a notice to the present one; an earlier change is replaced.
+
+    email: as `normalize_email` writes it
+    raises: FreshLoginRequired, ValidationFailed, EmailTaken, InvalidToken
+    """
+    access.require_fresh_login(principal)
+    with tenancy.system_session("auth.account") as session:
+        user = lock_user(session, principal.id)
+        if user is None:
+            raise InvalidToken
+        if email == user.email:
+            raise ValidationFailed.at_field(User.email.key, "This is your email address already.")
+        if find_by_email(session, email) is not None:
+            raise EmailTaken
+        token = email_changes.replace_pending(session, user.id, email)
+        mails.enqueue(session, "change_email", email, token=token)
+        audit.record_user_event_in_all_organizations(session, user.id, "user.email_change_requested", {"to": email})
+        notices.enqueue(session, [Recipient.of(user)], _CHANGE_REQUESTED)
+
+
+def cancel_email_change(principal: Principal) -> None:
+    """End the caller's change of address; its link no longer works. A repeat is allowed."""
+    with tenancy.system_session("auth.account") as session:
+        if email_changes.revoke(session, principal.id):
+            audit.record_user_event_in_all_organizations(session, principal.id, "user.email_change_canceled")
+
+
+def confirm_email_change(token: str) -> User:
+    """Give a user the address to which a token was mailed, in a transaction of its own. Sessions go on.
+
+    raises: InvalidOneTimeToken; EmailTaken when another account has the address by now, which leaves the token unused
+    """
+    with tenancy.system_session("auth.verification") as session:
+        user_id = email_changes.find_user_id(session, token)
+        user = lock_user(session, user_id) if user_id else None
+        if user is None:
+            raise InvalidOneTimeToken
+        before = Recipient.of(user)
+        user.email, user.email_verified_at = email_changes.consume(session, token), clock.now()
+        session.flush()  # EmailTaken, before anything else is written
+        for purpose in (VERIFY_EMAIL_PURPOSE, RESET_PASSWORD_PURPOSE):
+            one_time_tokens.revoke_tokens(session, user.id, purpose)  # they were mailed to the address of before
+        change = {"before": audit.values(email=before.email), "after": audit.values(email=user.email)}
+        audit.record_user_event_in_all_organizations(session, user.id, "user.email_changed", change)
+        notice = Notice(
+            "Your email address was changed",
+            [f"Your account has the address {user.email} now."],
+            "Contact support at once: this address no longer resets the password.",
+            "/login",
+        )
+        notices.enqueue(session, [before], notice)
+        return user

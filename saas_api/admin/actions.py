@@ -422,6 +422,17 @@ _USER_ACTIONS = (
         is_idempotent=True,
     ),
     Action(
+        "reset-two-factor",
+        "user",
+        lambda detail: f"Turn off two-factor sign-in of {detail.user.email}",
+        "For a user who lost their phone and their recovery codes. Make sure that you talk to the user: whoever has "
+        "the password can sign in afterwards. All sessions end, and the user gets an email.",
+        "Turn off two-factor sign-in",
+        lambda _, was_enabled: "Two-factor sign-in is off." if was_enabled else "It was off already.",
+        users.reset_two_factor,
+        button_style="danger",
+    ),
+    Action(
         "disable",
         "user",
         lambda detail: f"Disable {detail.user.email}",

@@ -10,7 +10,17 @@ import sqlalchemy as sa
 from flask import Blueprint, Response
 from marshmallow import fields, validate
 
-from saas_api.accounts import audit, members, operators, organizations, passwords, sessions, users
+from saas_api.accounts import (
+    audit,
+    authenticators,
+    members,
+    operators,
+    organizations,
+    passwords,
+    sessions,
+    two_factor,
+    users,
+)
 from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Membership, Operator, Organization, User, UserSession
 from saas_api.admin import context, lists
@@ -89,6 +99,7 @@ class UserDetail:
     operator_role: str | None
     memberships: Sequence[tuple[Organization, str]]
     sessions: Sequence[UserSession]
+    two_factor_enabled_at: datetime | None
 
 
 def search_users(session: SystemSession, query: dict[str, Any]) -> Page:
@@ -128,6 +139,7 @@ def get_user_detail(session: SystemSession, user_id: UUID) -> UserDetail:
         operator.role if operator else None,
         members.list_memberships(session, user_id),
         session.scalars(active).all(),
+        authenticators.find_enabled_at(session, user_id),
     )
 
 
@@ -204,6 +216,22 @@ def send_password_reset(operator: OperatorContext, user_id: UUID) -> None:
         user = _get_user(session, user_id)
         _record_audit(session, operator, user, "user.reset_requested", {})
     passwords.request_password_reset(user.email)
+
+
+def reset_two_factor(operator: OperatorContext, user_id: UUID) -> bool:
+    """Turns two-factor sign-in off for a user who lost their phone and recovery codes, and ends their sessions.
+
+    returns: whether it was on
+    raises: NotFound
+    """
+    with context.write_session() as session:
+        user = _get_user(session, user_id)
+        was_enabled = authenticators.remove(session, user.id)
+        if was_enabled:
+            ended = sessions.end_sessions(session, user.id, "two-factor sign-in was reset")
+            two_factor.notify_removal(session, user)
+            _record_audit(session, operator, user, "user.two_factor_reset", {"sessions": len(ended)})
+    return was_enabled
 
 
 def preview_disable(detail: UserDetail, _form: Form | None) -> Preview:

@@ -49,6 +49,7 @@ COMMANDS = {
     "restore": "backups.restore",
     "schedule": "scheduler.group",
     "scheduler": "scheduler.scheduler",
+    "secrets": "secrets.group",
     "services": "services.group",
     "settings": "documents.settings",
     "usage": "usage.group",

@@ -6,7 +6,8 @@ import hashlib
 import hmac
 import os
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -20,6 +21,8 @@ DUMMY_PASSWORD_HASH = (
     "$argon2id$v=19$m=19456,t=2,p=1$RQTBl5eKau7glR0zoGdMjg$IYSUbyc5/BK8oHB8p+EECDBVXQ+dJyH29g2F3EIMXlQ"  # noqa: S105 - the hash of no account
 )
 """Hash of a discarded random password with the hasher's parameters; verified when the user is unknown."""
+LOST = -1
+"""Position of the secret of a value that no secret in SECRET_KEY decrypts."""
 _MAX_CONCURRENT_HASHES = 4
 _MAX_WAIT_SECONDS = 2
 _NONCE_BYTES = 12
@@ -114,12 +117,18 @@ def decrypt(purpose: str, encrypted: bytes, *, row_id: str) -> bytes:
     return _try_secrets(purpose, encrypted, row_id)[1]
 
 
-def secret_position(purpose: str, encrypted: bytes, *, row_id: str) -> int:
-    """Position in SECRET_KEY of the secret that decrypts the result of `encrypt`; 0 for the current one.
+def count_by_secret(purpose: str, encrypted: Iterable[tuple[str, bytes]]) -> Counter[int]:
+    """Number of results of `encrypt` by the position in SECRET_KEY of what decrypts them; LOST where nothing does.
 
-    raises: DecryptionFailed
+    encrypted: pairs of the row's id and the value
     """
-    return _try_secrets(purpose, encrypted, row_id)[0]
+    counts: Counter[int] = Counter()
+    for row_id, value in encrypted:
+        position = LOST
+        with contextlib.suppress(DecryptionFailed):
+            position = _try_secrets(purpose, value, row_id)[0]
+        counts[position] += 1
+    return counts
 
 
 def _try_secrets(purpose: str, encrypted: bytes, row_id: str) -> tuple[int, bytes]:

@@ -17,6 +17,7 @@ from saas_api.dashboard import (
     settings,
     spend_cap,
     team,
+    two_factor,
     usage,
     webhook_deliveries,
     webhook_endpoints,
@@ -38,6 +39,7 @@ SECTIONS = (
     team,
     audit,
     settings,
+    two_factor,
 )
 
 bp = Blueprint("dashboard", __name__)

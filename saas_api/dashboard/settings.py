@@ -9,7 +9,7 @@ import marshmallow as ma
 from flask import Blueprint, Response, g, request
 from marshmallow import fields, validate
 
-from saas_api.accounts import billing_email, organizations, passwords, sessions, throttles, users
+from saas_api.accounts import billing_email, organizations, passwords, sessions, throttles, two_factor, users
 from saas_api.accounts.schemas import ChangePasswordIn, TimeZoneField
 from saas_api.billing import organization_closing, profiles
 from saas_api.billing.profiles import BillingDetails
@@ -66,6 +66,12 @@ class ProfileForm(StrictSchema):
     """The user's name."""
 
     full_name = DisplayName(load_default="", minimum=0)
+
+
+class ChangeEmailForm(StrictSchema):
+    """The new email address."""
+
+    email = Email(required=True, error_messages={"required": "Enter an email address."})
 
 
 @functools.cache
@@ -163,6 +169,8 @@ def account_settings(form: Form | None = None) -> Response:
     return pages.render_page(
         "dashboard/settings/account.html",
         user=user,
+        email_change=users.find_email_change(g.principal),
+        two_factor=two_factor.get_status(g.principal),
         sessions=active_sessions,
         current=g.principal.session_id,
         zone=context.current_zone() if g.principal.has_organization else "UTC",
@@ -196,6 +204,32 @@ def change_password(body: dict[str, Any]) -> Any:
     passwords.change_password(g.principal, **body)
     notice = "Password changed. Your other sessions have ended."
     return pages.redirect_to("dashboard.settings.account_settings", _notice=notice)
+
+
+@bp.get("/account/email")
+@require_permission(None)
+def change_email_form(form: Form | None = None) -> Response:
+    """Show the form that changes the email address."""
+    return pages.render_page("dashboard/settings/email.html", user=users.get_user(g.principal), form=form or Form())
+
+
+@bp.post("/account/email")
+@require_permission(None)
+@throttles.limit_verification_emails
+@form_view(ChangeEmailForm(), form=change_email_form)
+def change_email(body: dict[str, Any]) -> Any:
+    """Send the link that gives the user another email address."""
+    users.request_email_change(g.principal, **body)
+    return pages.redirect_to("dashboard.settings.account_settings", _notice="We sent a link to the new address.")
+
+
+@bp.post("/account/email/cancel")
+@require_permission(None)
+@form_view(EmptyForm(), form=account_settings)
+def cancel_email_change(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """End the change of the email address."""
+    users.cancel_email_change(g.principal)
+    return pages.redirect_to("dashboard.settings.account_settings", _notice="Your email address stays the same.")
 
 
 @bp.post("/account/verification")

@@ -22,7 +22,7 @@ from saas_api.core.settings import ROOT, setting
 DRAIN_JOB = "mail.drain"
 MAX_VALUE_LENGTH = 200
 _TEMPLATES = ROOT / "templates/email"
-TEMPLATES_WITH_TOKENS = ("verify_email", "reset_password", "invitation")
+TEMPLATES_WITH_TOKENS = ("verify_email", "change_email", "reset_password", "invitation")
 """Templates with a one-time token: their content is erased even when the mail fails."""
 
 
@@ -103,7 +103,7 @@ FROM unnest(CAST(:ids AS uuid[]), CAST(:organizations AS uuid[]), CAST(:template
 def enqueue(session: Session, template: str, to: str, *, organization_id: UUID | None = None, **context: Any) -> None:
     """Store a mail, which is sent after the session commits.
 
-    template: with its context: "welcome", "verify_email" (token), "reset_password" (token),
+    template: with its context: "welcome", "verify_email" (token), "change_email" (token), "reset_password" (token),
         "verify_billing_email" (token, requester: the address), "invitation" (token, inviter: the address, role),
         "new_sign_in" (at, ip, browser),
         "invoice_ready" (organization, number, amount, due, period, invoice_id: as in the API); without the period

@@ -1,6 +1,5 @@
 """Signing secrets of endpoints, encrypted under SECRET_KEY."""
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -13,14 +12,12 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit
 from saas_api.core import access, clock, crypto, ids
 from saas_api.core.access import Principal
-from saas_api.core.crypto import DecryptionFailed
 from saas_api.core.db import tenancy
 from saas_api.webhooks import endpoints, payload
 from saas_api.webhooks.models import Endpoint, EndpointSecret
 
 MAX_ACTIVE_SECRETS = 3
 ENCRYPTION_PURPOSE = "webhook_secret"
-LOST = -1
 
 
 def list_active_secrets(session: Session, organization_id: UUID, endpoint_id: UUID) -> list[str]:
@@ -106,12 +103,8 @@ def reencrypt_secrets(over: Callable[[Sequence[Any]], Iterable[Any]] = iter) -> 
 
 
 def count_by_secret_key() -> Counter[int]:
-    """Number of stored secrets by the position in SECRET_KEY of what decrypts them; LOST where nothing does."""
-    counts: Counter[int] = Counter()
+    """Number of stored secrets, as of `crypto.count_by_secret`."""
     with tenancy.system_session("webhooks.reseal") as session:
-        for record in session.scalars(sa.select(EndpointSecret).execution_options(yield_per=1000)):
-            position = LOST
-            with contextlib.suppress(DecryptionFailed):
-                position = crypto.secret_position(ENCRYPTION_PURPOSE, record.secret_encrypted, row_id=_row_id(record))
-            counts[position] += 1
-    return counts
+        records = session.scalars(sa.select(EndpointSecret).execution_options(yield_per=1000))
+        pairs = ((_row_id(record), record.secret_encrypted) for record in records)
+        return crypto.count_by_secret(ENCRYPTION_PURPOSE, pairs)

@@ -7,6 +7,7 @@ from flask.testing import FlaskClient
 from tests.browser.conftest import OpenWindow, use_session
 from tests.browser.window import NARROW, WIDE, Window
 from tests.support.accounts import PASSWORD, User, make_key
+from tests.support.two_factor import Authenticator, shown_codes, shown_secret
 
 NEW = "henry@acme.example"
 
@@ -134,3 +135,33 @@ def test_pages_in_test_mode_are_accessible(open_window: OpenWindow, alice: User)
         for width in (WIDE, NARROW):
             window.size(width)
             window.inspect()
+
+
+def test_user_turns_on_two_factor_sign_in_and_signs_in_with_a_code_without_javascript(
+    open_window: OpenWindow, alice: User
+) -> None:
+    owner, phone = open_window(has_pointer=False), open_window(java_script_enabled=False)
+    use_session(owner, alice)
+    owner.open("/dashboard/account")
+    owner.follow("Set up two-factor sign-in")
+    owner.press("Set up")
+    owner.inspect()
+    app = Authenticator(shown_secret(owner.page.content()), [])
+    owner.fill(code=app.code())
+    owner.press("Turn on")
+    owner.sees("Save your recovery codes")
+    owner.inspect()
+    [code, *_] = shown_codes(owner.page.content())
+    owner.follow("Done")
+    owner.sees("Recovery codes")
+    owner.inspect()
+    phone.open("/login")
+    phone.fill(email=alice.email, password=PASSWORD)
+    phone.press("Sign in")
+    phone.fill(code=app.code())
+    phone.press("Sign in")
+    phone.sees("This code is not valid")
+    phone.check_width()
+    phone.fill(code=code)
+    phone.press("Sign in")
+    phone.page.wait_for_url("**/dashboard**")

@@ -18,7 +18,7 @@ from saas_api.accounts.audit import Actor
 from saas_api.accounts.organizations import ExternalIdTaken
 from saas_api.billing import catalogue_copies
 from saas_api.cli import backups
-from saas_api.core import clock
+from saas_api.core import clock, ids
 from saas_api.core.db import cells, row_copies, tenancy
 from saas_api.core.jobs import schedule
 from tests.support.accounts import PASSWORD, User, add_member, create_key, make_key, sign_in, sign_up
@@ -295,6 +295,14 @@ def test_copies_follow_and_carry_only_what_changed(
     assert query(spread, "eu", "SELECT count(*) FROM operators")[0][0] == 0
     with spread.app.app_context(), tenancy.system_session("accounts.home_rows") as session:
         assert session.scalar(sa.text("SELECT count(*) FROM memberships WHERE role = 'viewer'")) == 0
+    turn = "UPDATE users SET email = '{}@acme.example' WHERE email LIKE '{}@%'".format
+    execute_as_superuser(spread.home, turn("free", "alice"), turn("alice", "bob"), turn("bob", "free"))
+    with spread.app.app_context():
+        cell_copies.copy_users("eu", [ids.parse_id("usr", bob.user_id)])  # whose address is still alice's there
+    refresh()
+    people = "SELECT id, email FROM users WHERE email LIKE '%@acme.example' ORDER BY id"
+    assert query(spread, "eu", people) == query(spread, None, people)
+    assert len(query(spread, "eu", people)) == 2
 
 
 def test_a_sweep_that_fails_is_named_and_stops_no_other(

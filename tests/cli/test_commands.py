@@ -230,7 +230,7 @@ def test_error_of_a_service_is_one_line_with_its_code(app: Flask, alice: User) -
         ["schedule", "list"],
         ["schedule", "run", "usage.roll_up"],
         ["usage", "rebuild"],
-        ["webhooks", "reencrypt"],
+        ["secrets", "reencrypt"],
     ],
 )
 def test_json_output_is_one_object_on_stdout(app: Flask, alice: User, arguments: list[str]) -> None:

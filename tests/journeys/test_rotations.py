@@ -40,7 +40,7 @@ def steps(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Flask]]:
     )
     applications = [create_app({**app.config, **changed}) for changed in values]
     for application in applications:
-        cli.init_app(application, "webhooks")
+        cli.init_app(application, "secrets")
     yield [app, *applications]
     for application in applications:
         with application.app_context():
@@ -78,7 +78,7 @@ def finish_step(application: Flask, keys: list[dict[str, str]]) -> None:
     """Make what is stored independent of the old secrets, until `flask doctor` says that they may go."""
     for key in keys:
         application.test_client().get("/api/v1/usage", headers=key)
-    assert application.test_cli_runner().invoke(args=["webhooks", "reencrypt"]).exit_code == 0
+    assert application.test_cli_runner().invoke(args=["secrets", "reencrypt"]).exit_code == 0
     with application.app_context():
         findings = [doctor.check_peppers(), doctor.check_secret_key()]
     assert [finding.state for finding in findings] == [OK, OK]

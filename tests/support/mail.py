@@ -24,6 +24,7 @@ OVERDUE = {
 CONTEXTS: dict[str, dict[str, Any]] = {
     "welcome": {},
     "verify_email": {"token": "t0ken-verify"},
+    "change_email": {"token": "t0ken-change"},
     "verify_billing_email": {"token": "t0ken-billing", "requester": "alice@acme.example"},
     "reset_password": {"token": "t0ken-reset"},
     "invitation": {"token": "t0ken-join", "inviter": "alice@acme.example", "role": "member"},

@@ -103,7 +103,7 @@ def test_stored_secret_under_an_old_secret_key_is_a_warning_and_under_none_a_fai
     assert doctor.check_secret_key().state == OK
     monkeypatch.setitem(context.config, "SECRET_KEY", "n" * 32 + "," + old)
     assert doctor.check_secret_key().state == WARN
-    assert context.test_cli_runner().invoke(args=["webhooks", "reencrypt"]).exit_code == 0
+    assert context.test_cli_runner().invoke(args=["secrets", "reencrypt"]).exit_code == 0
     assert (doctor.check_secret_key().state, "older ones may go" in doctor.check_secret_key().what) == (OK, True)
     monkeypatch.setitem(context.config, "SECRET_KEY", old)
     assert doctor.check_secret_key().state == FAIL

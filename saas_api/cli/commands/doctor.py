@@ -23,6 +23,7 @@ from rq import Worker
 from rq_scheduler import Scheduler
 from sqlalchemy.exc import SQLAlchemyError
 
+from saas_api.accounts import authenticators
 from saas_api.cli import errors, output, types
 from saas_api.cli.commands import keys
 from saas_api.cli.errors import CREATE_ROLES, EXIT_PROBLEMS, Command
@@ -309,9 +310,9 @@ def check_peppers() -> Finding:
 
 
 def check_secret_key() -> Finding:
-    """Stored secrets of webhooks that an old SECRET_KEY encrypts, or one that is not given."""
-    counts = webhook_secrets.count_by_secret_key()
-    lost, old = counts[webhook_secrets.LOST], sum(count for position, count in counts.items() if position > 0)
+    """Stored secrets that an old SECRET_KEY encrypts, or one that is not given."""
+    counts = webhook_secrets.count_by_secret_key() + authenticators.count_by_secret_key()
+    lost, old = counts[crypto.LOST], sum(count for position, count in counts.items() if position > 0)
     has_older = len(setting("SECRET_KEY").split(",")) > 1
     unused = "; older ones may go a day after it was added" if has_older else ""
     return _first_problem(
@@ -320,14 +321,14 @@ def check_secret_key() -> Finding:
         (
             lost > 0,
             FAIL,
-            f"stored secrets that no SECRET_KEY decrypts: {lost}; their webhooks are not sent",
+            f"stored secrets that no SECRET_KEY decrypts: {lost}; webhooks are not sent, users cannot sign in",
             "Add the SECRET_KEY of before again, as SECRET_KEY=new,old.",
         ),
         (
             old > 0,
             WARN,
             f"stored secrets under an old SECRET_KEY: {old}",
-            "Run flask webhooks reencrypt before you remove it.",
+            "Run flask secrets reencrypt before you remove it.",
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Commands of users: disable, enable."""
+"""Commands of users: disable, enable, reset two-factor sign-in."""
 
 from uuid import UUID
 
@@ -34,3 +34,16 @@ def enable(was_disabled: bool, user_id: UUID) -> Description:
     """
     data = {"id": ids.format_id("usr", user_id), "is_disabled": False}
     return Description(data, [f"{data['id']} can sign in{' again' if was_disabled else '; it was not disabled'}."])
+
+
+@action_commands.action_command(group, "reset-two-factor", actions.get_action("user", "reset-two-factor"))
+def reset_two_factor(was_enabled: bool, user_id: UUID) -> Description:
+    """Turn two-factor sign-in off for a user who lost their phone and recovery codes; their sessions end.
+
+    USER is an id or an email address. Make sure that you talk to the user.
+
+    Example: flask users reset-two-factor bob@acme.example --reason "ticket 4711: lost phone"
+    """
+    data = {"id": ids.format_id("usr", user_id), "was_enabled": was_enabled}
+    was_off = "" if was_enabled else "; it was off already"
+    return Description(data, [f"{data['id']} signs in with the password alone{was_off}."])

@@ -9,9 +9,8 @@ from saas_api.cli import output, types
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.cli.types import INSTANT, PublicId
 from saas_api.core import ids
-from saas_api.core.crypto import DecryptionFailed
 from saas_api.core.db import tenancy
-from saas_api.webhooks import deliveries, endpoints, secrets
+from saas_api.webhooks import deliveries, endpoints
 
 group = CommandGroup("webhooks", help="Webhooks of organizations.")
 
@@ -50,20 +49,3 @@ def recover(*, endpoint_id: UUID, since: datetime, until: datetime | None, only:
             session, output.current_os_user(), organization_id, endpoint_id, since, until, only
         )
     output.print_result({"count": count}, [f"Deliveries queued: {count}."], as_json=as_json)
-
-
-@group.command("reencrypt")
-@types.json_option
-def reencrypt(*, as_json: bool) -> None:
-    """Encrypt endpoint secrets with the first SECRET_KEY, so that an older one can be removed.
-
-    Example: SECRET_KEY=new,old flask webhooks reencrypt
-    """
-    try:
-        count = secrets.reencrypt_secrets(output.progress("Encrypting secrets again", is_silent=as_json))
-    except DecryptionFailed:
-        raise CommandError(
-            "A secret was encrypted under a SECRET_KEY that is not given; nothing was changed. Give SECRET_KEY=new,old."
-        ) from None
-    output.record_audit("webhooks.resealed", ("webhook_secrets", "all"), {"count": count})
-    output.print_result({"count": count}, [f"Secrets encrypted again: {count}."], as_json=as_json)
