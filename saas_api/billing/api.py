@@ -6,7 +6,16 @@ from uuid import UUID
 from flask import Blueprint, Response, g
 
 from saas_api.accounts.organizations import OrganizationClosed
-from saas_api.billing import credit_notes, invoice_documents, invoices, organization_closing, previews, wallet
+from saas_api.billing import (
+    credit_notes,
+    invoice_documents,
+    invoice_mails,
+    invoices,
+    organization_closing,
+    previews,
+    throttles,
+    wallet,
+)
 from saas_api.billing.invoices import InvoiceWithLines, LineExplanation
 from saas_api.billing.organization_closing import ClosedOrganization, ClosingPreview
 from saas_api.billing.previews import BillPreview
@@ -20,16 +29,17 @@ from saas_api.billing.schemas import (
     InvoicesOut,
     InvoicesQuery,
     LineExplanationOut,
+    SentInvoiceOut,
     WalletOut,
 )
-from saas_api.core import clock
-from saas_api.core.access import FreshLoginRequired, require_permission
+from saas_api.core import access, clock
+from saas_api.core.access import EmailNotVerified, FreshLoginRequired, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
-from saas_api.core.errors import ValidationFailed
+from saas_api.core.errors import TooManyRequests, ValidationFailed
 from saas_api.core.fields import PageQuery
 from saas_api.core.web import pages
-from saas_api.core.web.endpoint import endpoint
+from saas_api.core.web.endpoint import ViewResult, endpoint
 
 bp = Blueprint("billing", __name__)
 
@@ -81,6 +91,24 @@ def show_pdf(invoice_id: UUID) -> Response:
     response = Response(invoice_documents.render_pdf(document), mimetype="application/pdf")
     response.headers["Content-Disposition"] = f'attachment; filename="{document.number}.pdf"'
     return response
+
+
+@bp.post('/billing/invoices/<id("inv"):invoice_id>/send')
+@require_permission("billing:read")
+@throttles.limit_invoice_copies
+@endpoint(
+    operation_id="send_invoice",
+    tag="billing",
+    returns=SentInvoiceOut(),
+    status=202,
+    errors=(EmailNotVerified, TooManyRequests),
+)
+def send_invoice(invoice_id: UUID) -> Any:
+    """Send the calling user the invoice by email, with its PDF."""
+    access.require_verified_email(g.principal)
+    principal = g.principal
+    address = invoice_mails.send_copy(engine.session(), principal.organization_id, invoice_id, principal.id)
+    return ViewResult({"sent_to": address}, message="Queued.")
 
 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>/lines/<id("lin"):line_id>/explain')

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError
 from saas_api.accounts import audit, members, operators, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
 from saas_api.accounts.models import Organization
-from saas_api.billing import bill_inputs, events, invoices, previous_balances, settlement, wallet
+from saas_api.billing import bill_inputs, events, invoice_mails, invoices, previous_balances, settlement, wallet
 from saas_api.billing.invoices import InvoiceNotOpen, InvoiceWithPeriod
 from saas_api.billing.models import (
     BillingPeriod,
@@ -475,9 +475,11 @@ def email_invoices(session: SystemSession, charged: Sequence[tuple[InvoiceWithPe
     """Send final invoices to the billing contacts of their organizations."""
     recipients = members.list_recipients_in_batch(session, [organization for _, organization in charged], BILLING_ROLES)
     new_mails = [
-        NewMail("invoice_ready", recipient.email, organization.id, {**context, "name": recipient.name})
+        NewMail("invoice_ready", recipient.email, organization.id, {**context, "name": recipient.name}, attachment)
         for dated, organization in charged
-        for context in [_mail_context(dated, organization)]
+        for context, attachment in [
+            (_mail_context(dated, organization), invoice_mails.attach_invoice(dated.invoice.id))
+        ]
         for recipient in recipients[organization.id]
     ]
     mails.enqueue_many(session, new_mails)

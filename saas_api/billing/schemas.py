@@ -322,6 +322,14 @@ class WalletOut(StrictSchema):
     pagination = fields.Nested(Pagination())
 
 
+class SentInvoiceOut(StrictSchema):
+    """POST /billing/invoices/{id}/send."""
+
+    sent_to = fields.String(
+        metadata={"description": "email address of the calling user", "example": "alice@acme.example"}
+    )
+
+
 class CreditNoteLineOut(StrictSchema):
     """The part of a credit note that reduces one invoice line."""
 

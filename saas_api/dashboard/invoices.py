@@ -10,7 +10,7 @@ from uuid import UUID
 from flask import Blueprint, Response, g, request, url_for
 
 from saas_api.accounts import audit
-from saas_api.billing import invoice_documents, invoices
+from saas_api.billing import invoice_documents, invoice_mails, invoices, throttles
 from saas_api.billing.invoices import InvoiceWithLines
 from saas_api.billing.models import Invoice, InvoiceStatus
 from saas_api.core import access, clock, formatting
@@ -19,7 +19,7 @@ from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.settings import setting
 from saas_api.core.web import pages, templating
-from saas_api.core.web.forms import Form, form_view
+from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import HTMX_STOP_POLLING, PAGE_SIZE
 from saas_api.dashboard import context
 from saas_api.payments import checkout, payments
@@ -105,6 +105,17 @@ def pdf(invoice_id: UUID) -> Response:
     response = Response(invoice_documents.render_pdf(document), mimetype="application/pdf")
     response.headers["Content-Disposition"] = f'attachment; filename="{document.number}.pdf"'
     return response
+
+
+@bp.post('/billing/invoices/<id("inv"):invoice_id>/send')
+@require_permission("billing:read")
+@throttles.limit_invoice_copies
+@form_view(EmptyForm(), form=show, is_idempotent=True)
+def send(invoice_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the address has it
+    """Send the user the invoice by email, with its PDF."""
+    access.require_verified_email(g.principal)
+    address = invoice_mails.send_copy(engine.session(), context.current_organization_id(), invoice_id, g.principal.id)
+    return pages.redirect_to("dashboard.invoices.show", invoice_id=invoice_id, _notice=f"Invoice sent to {address}.")
 
 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>/print')

@@ -1,14 +1,19 @@
 """Delivery of due mails: claim a batch, hand it to the mail provider, record the results."""
 
 import time
+from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 from uuid import UUID
+
+from rq.timeouts import JobTimeoutException
 
 from saas_api.core.db import tenancy
 from saas_api.core.faults import fault_point
 from saas_api.core.jobs import outbox, queue, retries
 from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, RowResult
 from saas_api.core.observability import get_logger
+from saas_api.mail import attachments
 from saas_api.mail.mails import TEMPLATES_WITH_TOKENS, MailStatus
 from saas_api.providers import selection
 from saas_api.providers.mail import OutboundEmail
@@ -25,7 +30,7 @@ MAILS = Claimable(
     name="mails",
     table="mails",
     owner=("organization_id",),
-    claimed="r.recipient, r.subject, r.text_body, r.html_body, r.created_at",
+    claimed="r.recipient, r.subject, r.text_body, r.html_body, r.attachment, r.created_at",
     assignments={
         column: f"CASE WHEN {_KEEPS_CONTENT} THEN r.{column} END" for column in ("subject", "text_body", "html_body")
     },
@@ -50,11 +55,7 @@ def deliver_batch(organization_id: UUID | None) -> int:
     failed_ids = {result.id for result in claim.interrupted_too_often}
     unsent = {row.id: row for row in claim.rows if row.id not in failed_ids}
     count, started = len(unsent), time.monotonic()
-    emails = [
-        OutboundEmail(row.id, row.recipient, row.subject, row.text_body, row.html_body, row.created_at)
-        for row in unsent.values()
-    ]
-    with closing(selection.email_provider().deliver(emails)) as outcomes:
+    with closing(selection.email_provider().deliver(_iter_emails(claim, unsent))) as outcomes:
         for email, outcome in outcomes:
             fault_point("mail.after_send")
             record_result(claim, _result(email.id, unsent.pop(email.id).attempts + 1, outcome))
@@ -64,6 +65,28 @@ def deliver_batch(organization_id: UUID | None) -> int:
         with tenancy.system_session("mail.deliver") as session:
             outbox.give_back(session, claim, list(unsent))
     return count
+
+
+def _iter_emails(claim: Claim, unsent: dict[UUID, Any]) -> Iterator[OutboundEmail]:
+    """Build the claimed mails one by one, so that one file at a time is held.
+
+    A mail whose file cannot be rendered is retried as after a failed sending, and leaves `unsent`. The last attempt
+    sends it without the file, which its link leads to.
+    """
+    for row in list(unsent.values()):
+        attempt, file = row.attempts + 1, None
+        if row.attachment:
+            try:
+                file = attachments.render(claim.owner[0], row.attachment)
+            except JobTimeoutException:
+                raise
+            except Exception:  # whatever a renderer raises must not lose the mail, nor delay the others
+                log.exception("attachment_not_rendered", id=str(row.id), attempt=attempt)
+                if attempt < MAILS.max_attempts:
+                    del unsent[row.id]
+                    record_result(claim, RowResult.retry(row.id, retries.retry_delay(attempt), "attachment_failed"))
+                    continue
+        yield OutboundEmail(row.id, row.recipient, row.subject, row.text_body, row.html_body, row.created_at, file)
 
 
 def claim_batch(organization_id: UUID | None) -> Claim:

@@ -1,5 +1,6 @@
 """Render and enqueue mails of the platform, and resend them."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.jobs import queue
 from saas_api.core.settings import ROOT, setting
+from saas_api.mail.attachments import Attachment
 
 DRAIN_JOB = "mail.drain"
 MAX_VALUE_LENGTH = 200
@@ -81,22 +83,27 @@ def app_url(path: str, **query: str) -> str:
 
 @dataclass(frozen=True)
 class NewMail:
-    """A mail to enqueue; the names are those of `enqueue`."""
+    """A mail to enqueue; the names are those of `enqueue`.
+
+    attachment: a file of the organization, which the mail carries
+    """
 
     template: str
     to: str
     organization_id: UUID | None
     context: dict[str, Any]
+    attachment: Attachment | None = None
 
 
 # A tenant may insert and not read, so there is no RETURNING; its mails get its organization in any case.
 _INSERT = sa.text("""
-INSERT INTO mails (id, organization_id, template, recipient, subject, text_body, html_body, next_at)
+INSERT INTO mails (id, organization_id, template, recipient, subject, text_body, html_body, attachment, next_at)
 SELECT m.id, coalesce(m.organization_id, current_organization()), m.template, m.recipient, m.subject, m.text_body,
-  m.html_body, now()
+  m.html_body, m.attachment, now()
 FROM unnest(CAST(:ids AS uuid[]), CAST(:organizations AS uuid[]), CAST(:templates AS text[]),
-  CAST(:recipients AS text[]), CAST(:subjects AS text[]), CAST(:texts AS text[]), CAST(:htmls AS text[]))
-  AS m (id, organization_id, template, recipient, subject, text_body, html_body)
+  CAST(:recipients AS text[]), CAST(:subjects AS text[]), CAST(:texts AS text[]), CAST(:htmls AS text[]),
+  CAST(:attachments AS jsonb[]))
+  AS m (id, organization_id, template, recipient, subject, text_body, html_body, attachment)
 """)
 
 
@@ -110,6 +117,7 @@ def enqueue(session: Session, template: str, to: str, *, organization_id: UUID |
         for "overdue_remind", "suspended", "written_off", and with `at`, the time of the next step, "overdue_warn" and
         "restricted"; "reinstated", "organization_closed" (organization), "stopped_by_operator",
         "resumed_by_operator" (organization, reason);
+        "invoice_copy" (organization, number, total, period, invoice_id),
         "payment_received" (organization, number, amount, period, invoice_id),
         "payment_failed" (the same, reason), "usage_alert" (organization, what, percent, used, limit, period_end),
         "plan_version_changed" (organization, plan, at, changes: lines of text),
@@ -135,6 +143,7 @@ def enqueue_many(session: Session, new_mails: Sequence[NewMail]) -> None:
         "subjects": [subject for subject, _, _ in rendered],
         "texts": [text for _, text, _ in rendered],
         "htmls": [html for _, _, html in rendered],
+        "attachments": [mail.attachment and json.dumps(mail.attachment.to_json()) for mail in new_mails],
     }
     session.execute(_INSERT, values)
     queue.enqueue(session, DRAIN_JOB)

@@ -4,12 +4,13 @@ from typing import Any
 from uuid import UUID
 
 from saas_api.accounts import members, organizations
-from saas_api.billing import invoices
+from saas_api.billing import invoice_mails, invoices
 from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import Invoice
 from saas_api.core import formatting, ids
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.mail import mails
+from saas_api.mail.mails import NewMail
 from saas_api.payments.models import Payment
 from saas_api.payments.schemas import PaymentEventOut
 from saas_api.webhooks import event_types, events
@@ -70,12 +71,19 @@ def email_billing_contacts(session: SystemSession, template: str, payment: Payme
         "period": days,
         "invoice_id": ids.format_id("inv", payment.invoice_id),
     }
+    attachment = None
     if template == "payment_failed":
         context["reason"] = payment.failure_code or "declined"
-    for contact in members.list_recipients(
-        session, organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True
-    ):
-        mails.enqueue(session, template, contact.email, organization_id=organization_id, name=contact.name, **context)
+    else:
+        attachment = invoice_mails.attach_invoice(invoice.id)
+    contacts = members.list_recipients(session, organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True)
+    mails.enqueue_many(
+        session,
+        [
+            NewMail(template, contact.email, organization_id, {**context, "name": contact.name}, attachment)
+            for contact in contacts
+        ],
+    )
 
 
 def payment_label(organization_id: UUID, payment_id: UUID) -> str:

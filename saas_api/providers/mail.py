@@ -1,6 +1,6 @@
 """The interface of mail providers, and the MIME form of a mail."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from email.message import EmailMessage
@@ -15,6 +15,18 @@ from saas_api.providers.messages import SendResult
 
 
 @dataclass(frozen=True)
+class AttachedFile:
+    """A file that a mail carries.
+
+    media_type: such as "application/pdf"
+    """
+
+    name: str
+    media_type: str
+    content: bytes
+
+
+@dataclass(frozen=True)
 class OutboundEmail:
     """A mail to send. The id becomes the Message-ID, which stays the same when the mail is sent again."""
 
@@ -24,12 +36,13 @@ class OutboundEmail:
     text: str
     html: str
     written_at: datetime
+    attachment: AttachedFile | None = None
 
 
 class EmailProvider(Protocol):
     """Sends the platform's own mail."""
 
-    def deliver(self, emails: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
+    def deliver(self, emails: Iterable[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
         """Send mails one by one and yield each with its result; closing the generator ends the connection."""
 
 
@@ -49,4 +62,7 @@ def build_mime_message(email: OutboundEmail) -> EmailMessage:
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(email.text)
     message.add_alternative(email.html, subtype="html")
+    if email.attachment:
+        kind, _, subtype = email.attachment.media_type.partition("/")
+        message.add_attachment(email.attachment.content, kind, subtype, filename=email.attachment.name)
     return message

@@ -1,7 +1,7 @@
 """A mailbox of files, used in place of SMTP in development and tests."""
 
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -25,6 +25,7 @@ class StoredEmail:
     """A mail in the mailbox.
 
     links: URLs in the text, in order
+    attachments: names of the files that it carries
     """
 
     id: UUID
@@ -34,6 +35,7 @@ class StoredEmail:
     text: str
     html: str
     links: tuple[str, ...]
+    attachments: tuple[str, ...]
 
 
 def is_open_to_client() -> bool:
@@ -49,7 +51,7 @@ def is_in_use_for_client() -> bool:
 class FileMailbox:
     """A mail provider that stores mails and sends none."""
 
-    def deliver(self, emails: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
+    def deliver(self, emails: Iterable[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
         """Write each mail into a file named after its id, so that a repeated mail is stored once."""
         for email in emails:
             try:
@@ -104,6 +106,7 @@ def _read(path: Path) -> StoredEmail:
         text=text,
         html=_part(message, "html"),
         links=tuple(dict.fromkeys(_LINK.findall(text))),
+        attachments=tuple(part.get_filename("") for part in message.iter_attachments()),
     )
 
 

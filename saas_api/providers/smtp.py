@@ -3,7 +3,7 @@
 import contextlib
 import smtplib
 import ssl
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable
 
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
@@ -20,7 +20,7 @@ _RETRY = SendResult("retry", "provider_unavailable")
 class SmtpEmailProvider:
     """Sends mails through the SMTP server of the settings."""
 
-    def deliver(self, emails: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
+    def deliver(self, emails: Iterable[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
         """Send mails one after another; once a connection fails, the others are to be retried."""
         connection: smtplib.SMTP | None = None
         is_unreachable = False

@@ -71,6 +71,7 @@ REQUIRED = {
     "GET /billing/history": "billing:read",
     "GET /billing/invoices/:id": "billing:read",
     "GET /billing/invoices/:id/pdf": "billing:read",
+    "POST /billing/invoices/:id/send": "billing:read",
     "GET /billing/invoices/:id/lines/:id/explain": "billing:read",
     "GET /billing/invoices/:id/lines/:id/events.csv": "billing:read",
     "PUT /billing/spend-cap": "spend-cap:write",

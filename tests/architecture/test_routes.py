@@ -85,6 +85,7 @@ TAKES_NOTHING = {
     "accounts.logout",
     "accounts.request_verification",
     "accounts.request_verification_link",
+    "billing.send_invoice",
     "holds.release",
     "messages.cancel",
     "webhooks.replay_event",

@@ -30,6 +30,13 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "invitation": {"token": "t0ken-join", "inviter": "alice@acme.example", "role": "member"},
     "new_sign_in": {"at": "1 May 2026", "ip": "192.0.2.7", "browser": "curl"},
     "invoice_ready": {**OVERDUE, "period": "April 2026"},
+    "invoice_copy": {
+        "organization": "Acme",
+        "number": "INV-000042",
+        "total": "$32.05",
+        "period": "April 2026",
+        "invoice_id": OVERDUE["invoice_id"],
+    },
     "payment_received": {
         "organization": "Acme",
         "number": "INV-000042",
