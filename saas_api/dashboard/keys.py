@@ -15,8 +15,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.api_keys import key_scopes, keys
-from saas_api.api_keys.models import CreatedKey, KeyView
-from saas_api.api_keys.schemas import KeyIn, KeysQuery, KeyUpdate, RotateKeyIn
+from saas_api.api_keys.models import CreatedKey, KeyStatus, KeyView
+from saas_api.api_keys.schemas import MAX_KEYS_AT_ONCE, KeyIn, KeysQuery, KeyUpdate, RotateKeyIn
 from saas_api.billing import plans, service_terms
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.billing.usage_costs import CallTotals
@@ -25,9 +25,9 @@ from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
-from saas_api.core.fields import DateField, Name, StrictSchema, Text
+from saas_api.core.fields import DateField, Name, PrefixedId, StrictSchema, Text
 from saas_api.core.settings import setting
-from saas_api.core.web import charts, forms, http, pages
+from saas_api.core.web import charts, forms, http, pages, templating
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import PAGE_SIZE
@@ -241,10 +241,17 @@ class RevokeKeyForm(StrictSchema):
     confirm = Text(required=True, maximum=100, error_messages={"required": "Type the name of the key to confirm."})
 
 
+class RevokeKeysForm(context.ConfirmationForm):
+    """Picked keys, and their number typed to confirm."""
+
+    key_ids = fields.List(PrefixedId("key"), data_key="ids", validate=validate.Length(max=MAX_KEYS_AT_ONCE))
+
+
 @bp.before_request
 def _refuse_form_of_other_mode() -> None:
-    if request.method not in http.SAFE_METHODS and request.view_args:
-        _get(request.view_args["key_id"])
+    key_id = (request.view_args or {}).get("key_id")
+    if request.method not in http.SAFE_METHODS and key_id is not None:
+        _get(key_id)
 
 
 @bp.get("/api-keys")
@@ -420,6 +427,43 @@ def revoke(key_id: UUID, body: dict[str, Any]) -> Any:
         key_id=key_id,
         _notice=f"{revoked.name} revoked. Requests with it are rejected immediately.",
     )
+
+
+@bp.get("/api-keys/revoke")
+@require_permission("keys:write")
+def revoke_picked_form(form: Form | None = None) -> Response:
+    """Show the form that revokes the picked keys of the current mode."""
+    texts = form.value("ids") if form else request.args.getlist("ids")[:MAX_KEYS_AT_ONCE]
+    key_ids = [ids.parse_id("key", text) for text in texts if ids.is_public_id(text, "key")]
+    organization_id, mode = context.current_organization_id(), g.principal.mode
+    picked = keys.list_keys_by_id(engine.session(), organization_id, key_ids, mode=mode)
+    active = [key for key in picked if key.status != KeyStatus.REVOKED]
+    return pages.render_page(
+        "dashboard/keys/revoke_picked.html",
+        form=form or Form(),
+        keys=active,
+        expected=_confirmation(len(active)),
+        counts=count_requests(engine.session(), organization_id, _last_days(), mode) if active else {},
+        zone=context.current_zone(),
+    )
+
+
+@bp.post("/api-keys/revoke")
+@require_permission("keys:write")
+@form_view(RevokeKeysForm(), form=revoke_picked_form)
+def revoke_picked(body: dict[str, Any]) -> Any:
+    """Revoke the picked keys: all that can be revoked, or none."""
+    key_ids = body.get("key_ids", ())
+    context.check_confirmation(body["typed"], _confirmation(len(key_ids)))
+    revoked = keys.revoke_keys(engine.session(), g.principal, key_ids, mode=g.principal.mode)
+    notice = f"{templating.pluralize(revoked.count, 'key')} revoked. Requests with them are rejected immediately."
+    if revoked.skipped:
+        notice += f" {templating.pluralize(len(revoked.skipped), 'key')} skipped: already revoked or not found."
+    return pages.redirect_to("dashboard.keys.index", _notice=notice)
+
+
+def _confirmation(count: int) -> str:
+    return f"Revoke {templating.pluralize(count, 'key')}"
 
 
 def _secret_page(key: CreatedKey, old_expires_at: datetime | None = None) -> Response:

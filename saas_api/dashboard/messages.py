@@ -27,7 +27,7 @@ from saas_api.core.web import forms, pages, templating
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import HTMX_STOP_POLLING, MAX_EXPORT_ROWS, PAGE_SIZE
 from saas_api.dashboard import context
-from saas_api.messages import content, messages
+from saas_api.messages import content, messages, schemas
 from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH, Channel
 from saas_api.messages.messages import MessageFilter
 from saas_api.messages.models import Message, MessageStatus
@@ -196,10 +196,19 @@ class MessageFilters(MessagesQuery):
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
 
 
+class CancelMessagesForm(StrictSchema):
+    """Picked messages."""
+
+    message_ids = fields.List(
+        PrefixedId("msg"), data_key="ids", validate=validate.Length(max=schemas.MAX_MESSAGES_AT_ONCE)
+    )
+
+
 @bp.get("/messages")
 @require_permission("messages:read")
-def index() -> Any:
+def index(form: Form | None = None) -> Any:
     """List the messages of the current mode, newest first, or download them as CSV. An ID opens its message."""
+    picks = form
     searched = request.args.get("to", "").strip()
     if ids.is_public_id(searched, "msg"):
         return pages.redirect_to(".show", message_id=ids.parse_id("msg", searched))
@@ -216,8 +225,9 @@ def index() -> Any:
         page = messages.list_messages(engine.session(), context.current_organization_id(), filters, page_request)
     return pages.render_page(
         "dashboard/messages/index.html",
-        status=200 if page else 422,
+        status=422 if page is None or picks else 200,
         form=form,
+        picks=picks,
         messages=page.items if page else (),
         names=(names := usage_costs.get_key_names(engine.session(), context.current_organization_id())),
         choices=_choices(names),
@@ -315,6 +325,20 @@ def cancel(message_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the
     return pages.redirect_to(
         "dashboard.messages.show", message_id=message_id, _notice="Message canceled. You are not charged for it."
     )
+
+
+@bp.post("/messages/cancel")
+@require_permission("messages:cancel")
+@form_view(CancelMessagesForm(), form=index, is_idempotent=True)
+def cancel_picked(body: dict[str, Any]) -> Any:
+    """Cancel those of the picked messages that are queued."""
+    canceled = messages.cancel_messages(engine.session(), g.principal, body.get("message_ids", ()))
+    notice = f"{templating.pluralize(canceled.count, 'message')} canceled."
+    if canceled.skipped:
+        skipped = templating.pluralize(len(canceled.skipped), "message")
+        notice += f" {skipped} skipped: already sent, being sent or canceled."
+    _, filters = forms.parse_filters(MessageFilters(exclude=("limit", "after", "format")))
+    return pages.redirect_to("dashboard.messages.index", _notice=notice, **filters.values)
 
 
 def _sms_text(values: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from saas_api.billing import periods, service_terms
 from saas_api.billing.models import BillingStanding
 from saas_api.core import clock, ids, money
 from saas_api.core.access import KeyMode, Principal
-from saas_api.core.db import pagination
+from saas_api.core.db import pagination, types
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.prepared import Statement
 from saas_api.core.errors import Conflict, Forbidden, NotFound, ServiceUnavailable
@@ -197,9 +197,12 @@ def _test_usage(message: Message) -> UsageRecord:
 REVERSED_COST_SQL = """CASE WHEN (SELECT t.reverse_on_failure FROM meters t WHERE t.code = r.channel) THEN 0
   ELSE r.cost END"""
 """Cost of a failed or canceled message `r`: 0 where `reverse_usage` reverses its usage."""
+# Two requests for the same messages lock them in one order, and so wait instead of deadlocking.
 _CANCEL = sa.text(f"""
+WITH queued AS (SELECT id FROM messages WHERE organization_id = :organization_id
+  AND id = ANY (CAST(:ids AS uuid[])) AND status = 'queued' ORDER BY id FOR UPDATE)
 UPDATE messages r SET status = 'canceled', next_at = NULL, finished_at = now(), cost = {REVERSED_COST_SQL}
-WHERE organization_id = :org AND id = :id AND status = 'queued' RETURNING id
+  FROM queued WHERE r.organization_id = :organization_id AND r.id = queued.id RETURNING r.id
 """)
 
 
@@ -208,19 +211,70 @@ def cancel_message(session: Session, principal: Principal, message_id: UUID) -> 
 
     raises: MessageNotFound, MessageNotCancelable
     """
-    organization_id = principal.organization_id
     message = get_message(session, principal, message_id)
+    if not _cancel_queued(session, principal, [message_id]):
+        raise MessageNotCancelable
+    return message
+
+
+@dataclass(frozen=True)
+class SkippedMessage:
+    """A message that was not canceled.
+
+    reason: "not_found" or "not_cancelable"
+    """
+
+    message_id: UUID
+    reason: str
+
+
+@dataclass(frozen=True)
+class CanceledMessages:
+    """Messages that were canceled, sorted by id, and those that were not."""
+
+    messages: Sequence[Message]
+    skipped: Sequence[SkippedMessage]
+
+    @property
+    def count(self) -> int:
+        """Number of canceled messages."""
+        return len(self.messages)
+
+
+def cancel_messages(session: Session, principal: Principal, message_ids: Sequence[UUID]) -> CanceledMessages:
+    """Cancel those of several messages that are queued, as `cancel_message` does; an API key those of its own mode.
+
+    Messages that a worker holds or that have a final status, and ids of none, are skipped.
+    """
+    chosen = sa.select(Message.id).filter_by(organization_id=principal.organization_id)
+    if principal.kind == "key":
+        chosen = chosen.filter_by(mode=principal.mode)
+    found = session.scalars(chosen.where(Message.id.in_(message_ids))).all()
+    canceled = _cancel_queued(session, principal, found)
+    canceled_ids = {message.id for message in canceled}
+    skipped = [
+        SkippedMessage(message_id, "not_cancelable" if message_id in found else "not_found")
+        for message_id in dict.fromkeys(message_ids)
+        if message_id not in canceled_ids
+    ]
+    return CanceledMessages(canceled, skipped)
+
+
+def _cancel_queued(session: Session, principal: Principal, message_ids: Sequence[UUID]) -> Sequence[Message]:
+    """Cancel those of several messages that are queued, and return these, sorted by id."""
+    organization_id, actor = principal.organization_id, audit.actor_for(principal)
     periods.ensure_period(session, organization_id, clock.now())
     periods.lock_periods_shared(session, organization_id)
-    if session.execute(_CANCEL, {"org": organization_id, "id": message_id}).first() is None:
-        raise MessageNotCancelable
-    reverse_usage(session, organization_id, [message_id])
-    session.refresh(message)
-    webhook_events.publish_many(session, organization_id, [message_events.status_event(message)])
-    audit.record_event(
-        session, organization_id, audit.actor_for(principal), "message.canceled", ("message", message_id), {}
-    )
-    return message
+    values = {"organization_id": organization_id, "ids": types.uuid_array(message_ids)}
+    canceled_ids = session.scalars(_CANCEL, values).all()
+    reverse_usage(session, organization_id, canceled_ids)
+    is_canceled = sa.and_(Message.organization_id == organization_id, Message.id.in_(canceled_ids))
+    statement = sa.select(Message).where(is_canceled).order_by(Message.id)
+    canceled = session.scalars(statement.execution_options(populate_existing=True)).all()
+    for message in canceled:
+        audit.record_event(session, organization_id, actor, "message.canceled", ("message", message.id), {})
+    webhook_events.publish_many(session, organization_id, [message_events.status_event(one) for one in canceled])
+    return canceled
 
 
 _ENDED_MESSAGES = """

@@ -18,7 +18,7 @@ from saas_api.core import formatting
 from tests.support.accounts import Headers, User, join, sign_in
 from tests.support.message_pages import MESSAGES, NEW, list_messages, pages_module, parse_csv
 from tests.support.messages import MAIL, SMS, Work, send_message
-from tests.support.pages import Browser, check_access
+from tests.support.pages import Browser, check_access, form_of
 from tests.support.statements import MAX_PAGE_STATEMENTS, count_statements
 
 PAGES = {
@@ -122,6 +122,29 @@ def test_sent_message_cannot_be_canceled(browser: Browser, client: FlaskClient, 
     response = browser.send(f"{page_path}/cancel", fields)
     assert response.status_code == 409
     assert "can no longer be canceled" in response.text
+
+
+def test_picked_messages_are_canceled_once(
+    browser: Browser, client: FlaskClient, alice: User, live: Headers, work: Work
+) -> None:
+    delivered = send_message(client, live)
+    work()
+    queued = [send_message(client, live) for _ in range(3)]
+    page = browser.open(f"{MESSAGES}?type=sms")
+    assert re.findall(r'name="ids" value="(msg_[0-9a-f]{32})"', page.text) == queued[::-1]
+    action = f"{MESSAGES}/cancel?type=sms"
+    fields = {**form_of(page, action), "ids": [queued[0], delivered, queued[1]]}
+    responses = [browser.send(action, fields) for _ in range(2)]
+    assert [(response.status_code, response.location) for response in responses] == [(303, f"{MESSAGES}?type=sms")] * 2
+    assert "2 messages canceled. 1 message skipped" in browser.open(MESSAGES).text
+    assert [message["status"] for message in list_messages(client, alice)] == [
+        "queued",
+        "canceled",
+        "canceled",
+        "delivered",
+    ]
+    work()
+    assert 'name="ids"' not in browser.open(MESSAGES).text
 
 
 def test_message_shows_its_event_deliveries(
