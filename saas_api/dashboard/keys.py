@@ -1,7 +1,7 @@
 """Pages of API keys: list, detail, create, update, rotate, revoke."""
 
 import functools
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -103,13 +103,16 @@ def get_key_creators(session: Session, organization_id: UUID, ids: Sequence[UUID
     return {row.id: row.name or (_GONE if row.created_by else _PLATFORM) for row in rows}
 
 
-def count_requests(session: Session, organization_id: UUID, days: DateRange, mode: str) -> dict[UUID, int]:
-    """Returns accepted and refused calls of a range by key of a mode; keys without calls are missing."""
-    counts: Counter[UUID] = Counter()
-    for row in reports.accepted_calls(session, organization_id, days, [], mode):
-        if row.api_key_id is not None:
-            counts[row.api_key_id] += row.requests
-    counts.update(request_counts.count_refused(session, organization_id, days.starts_at, days.ends_at))
+def count_requests(
+    session: Session, organization_id: UUID, days: DateRange, mode: str
+) -> dict[UUID, Mapping[date, int]]:
+    """Returns accepted and refused calls by key of a mode and by day of a range; keys without calls are missing."""
+    counts: defaultdict[UUID, dict[date, int]] = defaultdict(lambda: dict.fromkeys(days, 0))
+    for accepted in reports.accepted_calls(session, organization_id, days, [], mode):
+        if accepted.api_key_id is not None:
+            counts[accepted.api_key_id][accepted.day] += accepted.requests
+    for refused in request_counts.refused_calls(session, organization_id, days, mode):
+        counts[refused.api_key_id][refused.day] += refused.requests
     return dict(counts)
 
 

@@ -213,7 +213,7 @@ def index(form: Form | None = None) -> Any:
     if ids.is_public_id(searched, "msg"):
         return pages.redirect_to(".show", message_id=ids.parse_id("msg", searched))
     query, form = forms.parse_filters(MessageFilters(exclude=("limit",)))
-    mode, zone, page = g.principal.mode, context.current_zone(), None
+    mode, zone, page, counts = g.principal.mode, context.current_zone(), None, {}
     if not form.errors:
         since, until = range_bounds(engine.session(), context.current_organization_id(), query, zone)
         filters = MessageFilter(query["status"], query["type"], mode, query["to"], query["key"], since, until)
@@ -223,14 +223,17 @@ def index(form: Form | None = None) -> Any:
             return _newer(filters, query["after"])
         page_request = PageRequest(PAGE_SIZE, query["cursor"])
         page = messages.list_messages(engine.session(), context.current_organization_id(), filters, page_request)
+        if filters.channel is None and filters.api_key_id is None:  # no index counts those
+            counts = messages.count_by_status(engine.session(), context.current_organization_id(), filters)
     return pages.render_page(
         "dashboard/messages/index.html",
         status=422 if page is None or picks else 200,
         form=form,
         picks=picks,
         messages=page.items if page else (),
-        names=(names := usage_costs.get_key_names(engine.session(), context.current_organization_id())),
+        names=(names := usage_costs.get_key_names(engine.session(), context.current_organization_id(), mode)),
         choices=_choices(names),
+        tabs=_status_tabs(form, counts),
         is_filtered=bool(set(form.values) - {"mode"}),
         mode=mode,
         test_messages=_count_test_messages() if mode == KeyMode.LIVE and page and not page.items else 0,
@@ -239,6 +242,18 @@ def index(form: Form | None = None) -> Any:
         poll=pages.newer_url(page, lambda message: message.accepted_at),
         **_pagination_links(page.next_cursor if page else None),
     )
+
+
+def _status_tabs(form: Form, counts: Mapping[str, int]) -> list[tuple[str, str, bool, int | None]]:
+    """Returns the tabs of the list: text, address, whether it is the current one, and the number of messages."""
+    current = form.value("status")
+    return [
+        ("All", pages.filter_url(status=None), not current, None),
+        *(
+            (status.capitalize(), pages.filter_url(status=status), status == current, counts.get(status))
+            for status in MessageStatus
+        ),
+    ]
 
 
 def _count_test_messages() -> int:
@@ -351,7 +366,6 @@ def _sms_text(values: Mapping[str, Any]) -> str:
 
 def _choices(names: Mapping[UUID, str]) -> dict[str, list[tuple[str, Any]]]:
     return {
-        "statuses": [("", "Any"), *((status, status.capitalize()) for status in MessageStatus)],
         "keys": [("", "Any"), *((ids.format_id("key", key_id), name) for key_id, name in names.items())],
         "ranges": [("Any time", {}), *((text, {"range": name}) for name, text in RANGES.items())],
     }

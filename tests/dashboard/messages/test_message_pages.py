@@ -209,6 +209,36 @@ def test_filters_apply_and_modes_never_mix(
     assert listed_ids("") == {trial}
 
 
+def test_tabs_count_the_messages_of_each_status(
+    browser: Browser, client: FlaskClient, live: Headers, trial_key: Headers, work: Work
+) -> None:
+    for recipient in (SMS["to"], SMS["to"], "+15005550001"):
+        send_message(client, live, to=recipient)
+    work()
+    send_message(client, live, **MAIL)
+    send_message(client, trial_key)
+
+    def counts(query: str = "") -> dict[str, str]:
+        page = browser.open(f"{MESSAGES}{query}").text
+        return {name: count for name, count in re.findall(r'>(\w+) <span class="count">([^<]+)<', page) if count != "0"}
+
+    assert counts() == counts("?status=canceled&range=24h") == {"Queued": "1", "Delivered": "2", "Failed": "1"}
+    assert counts("?to=%2B15005550001") == {"Failed": "1"}
+    assert counts("?type=sms") == counts("?end_date=2020-01-02") == {}
+    assert counts("?mode=test") == {"Queued": "1"}
+
+
+def test_key_filter_offers_the_keys_of_the_mode(
+    browser: Browser, client: FlaskClient, live: Headers, trial_key: Headers
+) -> None:
+    """It offered the test keys among live messages, too."""
+    send_message(client, live)
+    send_message(client, trial_key)
+    offered = r'<option value="key_[0-9a-f]+">([^<]+)<'
+    assert re.findall(offered, browser.open(MESSAGES).text) == ["Live key"]
+    assert re.findall(offered, browser.open(f"{MESSAGES}?mode=test").text) == ["Test key"]
+
+
 def test_search_finds_a_message_by_its_id(browser: Browser, client: FlaskClient, live: Headers) -> None:
     message_id = send_message(client, live)
     response = browser.open(f"{MESSAGES}?to=+{message_id}")
