@@ -221,7 +221,10 @@ class KeyUpdateForm(KeyUpdate):
 
 
 class KeyForm(KeyIn):
-    """A new key; `scopes` counts with the preset "own" only."""
+    """A new key; `scopes` counts with the preset "own" only.
+
+    is_confirmed: that a live key is wanted
+    """
 
     class Meta(KeyIn.Meta):
         """The expiry is a number of days or a local day."""
@@ -231,6 +234,7 @@ class KeyForm(KeyIn):
     expiry = fields.String(load_default="never", validate=validate.OneOf(EXPIRIES))
     expires_on = DateField(load_default=None)
     preset = fields.String(load_default="all", validate=validate.OneOf((*SCOPE_PRESETS, "own")))
+    is_confirmed = fields.Boolean(load_default=False)
 
     @ma.pre_load
     def _resolve_preset(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
@@ -293,15 +297,32 @@ def create_form(form: Form | None = None) -> Response:
 @require_permission("keys:create")
 @form_view(KeyForm(), form=create_form, is_idempotent=True)
 def create(body: dict[str, Any]) -> Response:
-    """Create a key and show its secret once, in the mode of the key."""
+    """Create a key and show its secret once, in the mode of the key; a live key after a page that asks for it."""
     if body["mode"] == KeyMode.LIVE and g.principal.mode == KeyMode.TEST:
         raise ValidationFailed.at_field("mode", "Switch to live data to create a live key.")
     _check_rate(body)
-    choices = {name: body.pop(name) for name in ("expiry", "expires_on", "preset")}
+    choices = {name: body.pop(name) for name in ("expiry", "expires_on", "preset", "is_confirmed")}
     organization_id, expires_at = context.current_organization_id(), _expiry(choices)
+    if body["mode"] == KeyMode.LIVE and not choices["is_confirmed"]:
+        access.require_verified_email(g.principal)
+        access.require_fresh_login(g.principal)
+        key_scopes.check_known(body["scopes"] or (), key_scopes.list_offered_now())
+        return _live_key_page(body, expires_at)
     created = keys.create_key(engine.session(), organization_id, g.principal, **body, expires_at=expires_at)
     context.follow_created(created.mode)
     return _secret_page(created)
+
+
+def _live_key_page(body: Mapping[str, Any], expires_at: datetime | None) -> Response:
+    """The page that shows the live key to be created, and sends the form again, confirmed."""
+    unsent = (forms.CSRF_FIELD, forms.FORM_KEY_FIELD, forms.PASSWORD_FIELD)
+    return pages.render_page(
+        "dashboard/keys/create_live.html",
+        key=body,
+        expires_at=expires_at,
+        fields=[(name, value) for name, value in request.form.items(multi=True) if name not in unsent],
+        zone=context.current_zone(),
+    )
 
 
 @bp.get('/api-keys/<id("key"):key_id>')
