@@ -17,6 +17,8 @@ from saas_api.api_keys.schemas import (
     KeyUpdate,
     RemovedMemberOut,
     RemoveMemberQuery,
+    RevokedKeysOut,
+    RevokeKeysIn,
     RotatedKeyOut,
     RotateKeyIn,
 )
@@ -117,6 +119,20 @@ def revoke_old_secret(key_id: UUID) -> Any:
 def revoke(key_id: UUID) -> Any:
     """Revoke an API key; its next request is rejected."""
     return ViewResult(keys.revoke_key(engine.session(), g.principal, key_id), message="Revoked.")
+
+
+@bp.post("/keys/revoke")
+@require_permission("keys:write")
+@endpoint(
+    operation_id="revoke_keys",
+    tag="api_keys",
+    body=RevokeKeysIn(),
+    returns=RevokedKeysOut(),
+    errors=(FreshLoginRequired,),
+)
+def revoke_keys(body: dict[str, Any]) -> Any:
+    """Revoke up to 100 API keys: all that can be revoked, or none."""
+    return ViewResult(keys.revoke_keys(engine.session(), g.principal, body["key_ids"]), message="Revoked.")
 
 
 @bp.delete('/team/members/<id("usr"):user_id>')

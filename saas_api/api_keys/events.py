@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from saas_api.api_keys.models import ApiKeySecret, KeyView
 from saas_api.api_keys.schemas import KeyEventOut
 from saas_api.webhooks import event_types, events
-from saas_api.webhooks.events import EventSubject
+from saas_api.webhooks.events import EventSubject, NewEvent
 
 _EXAMPLE: dict[str, Any] = {
     "id": "key_018f3c6a9d2e7a018b4c5d6e7f80bb02",
@@ -54,8 +54,9 @@ event_types.register(
 
 
 def publish_key_event(session: Session, organization_id: UUID, key: KeyView, verb: str) -> None:
-    """Publish an event of a key. Its version is the number of secrets that the key has had, one more when revoked.
+    """Publish an event of a key, in the key's mode.
 
+    Its version is the number of secrets that the key has had, one more when revoked.
     key: a `RotatedKey` for "rotated"
     verb: "created", "rotated" or "revoked"
     """
@@ -65,4 +66,4 @@ def publish_key_event(session: Session, organization_id: UUID, key: KeyView, ver
     version = session.scalars(secrets_of_key).one() + (verb == "revoked")
     event_type = f"api_key.{verb}"
     data = event_types.dump_data(event_type, key)
-    events.publish(session, organization_id, event_type, EventSubject(key.id, version), data)
+    events.publish_many(session, organization_id, [NewEvent(event_type, EventSubject(key.id, version), data, key.mode)])

@@ -1,6 +1,5 @@
-"""API keys of an organization: lists, creation, changes, rotation and revocation, and when keys were last used."""
+"""API keys of an organization: lists, creation, changes, rotation and revocation."""
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,14 +18,13 @@ from saas_api.api_keys.key_scopes import OfferedScopes
 from saas_api.api_keys.models import ApiKey, ApiKeySecret, CreatedKey, KeyStatus, KeyView, RotatedKey
 from saas_api.core import access, clock, ids
 from saas_api.core.access import FULL_ACCESS, PERMISSIONS, KeyMode, Principal
-from saas_api.core.db import cells, pagination, tenancy
+from saas_api.core.db import pagination
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
-from saas_api.core.periodic_thread import PeriodicThread
 
-FLUSH_SECONDS = 10
 MAX_KEYS = 500
+_REVOKED_BY_MEMBER = "revoked by a member"
 _COLUMN_BY_FIELD = {"allowed_ips": "ip_allow"}
 
 
@@ -36,6 +34,30 @@ class RemovedMemberKeys:
 
     revoked_keys: Sequence[UUID]
     handed_over_keys: Sequence[UUID]
+
+
+@dataclass(frozen=True)
+class SkippedKey:
+    """A key that was not revoked.
+
+    reason: "not_found" or "already_revoked"
+    """
+
+    key_id: UUID
+    reason: str
+
+
+@dataclass(frozen=True)
+class RevokedKeys:
+    """Keys that were revoked, sorted by id, and those that were not."""
+
+    keys: Sequence[KeyView]
+    skipped: Sequence[SkippedKey]
+
+    @property
+    def count(self) -> int:
+        """Number of revoked keys."""
+        return len(self.keys)
 
 
 class KeyNotFound(NotFound):
@@ -99,6 +121,21 @@ def get_key(session: Session, organization_id: UUID, key_id: UUID) -> KeyView:
     if row is None:
         raise KeyNotFound
     return _to_view(*row, key_scopes.list_offered_now())
+
+
+def list_keys_by_id(
+    session: Session, organization_id: UUID, key_ids: Sequence[UUID], *, mode: str | None = None
+) -> list[KeyView]:
+    """Return the keys that there are of some ids, newest first.
+
+    mode: keys of this mode only
+    """
+    statement = _select_with_newest_secret().where(ApiKey.organization_id == organization_id, ApiKey.id.in_(key_ids))
+    if mode:
+        statement = statement.where(ApiKey.mode == mode)
+    offered = key_scopes.list_offered_now()
+    rows = session.execute(statement.order_by(ApiKey.id.desc()))
+    return [_to_view(row[0], row[1], row[2], offered) for row in rows]
 
 
 def find_key_organization(session: SystemSession, key_id: UUID) -> UUID | None:
@@ -362,7 +399,32 @@ def revoke_key(session: Session, by: Principal, key_id: UUID) -> KeyView:
     raises: KeyNotFound; access.FreshLoginRequired for a live key
     """
     _require_fresh_login_for_live_key(by, lock_key(session, by.organization_id, key_id))
-    return revoke_as(session, by.organization_id, key_id, audit.actor_for(by), "revoked by a member")
+    return revoke_as(session, by.organization_id, key_id, audit.actor_for(by), _REVOKED_BY_MEMBER)
+
+
+def revoke_keys(session: Session, by: Principal, key_ids: Sequence[UUID], *, mode: str | None = None) -> RevokedKeys:
+    """Revoke several keys: all that can be revoked, or none. Revoked keys and ids of none are skipped.
+
+    mode: keys of the other mode are skipped as ids of none
+    raises: access.FreshLoginRequired when one of them is live
+    """
+    chosen = sa.select(ApiKey).where(ApiKey.organization_id == by.organization_id, ApiKey.id.in_(key_ids))
+    if mode:
+        chosen = chosen.where(ApiKey.mode == mode)
+    # All are locked before the first is revoked, as in `revoke_all`.
+    found = {key.id: key for key in session.scalars(chosen.order_by(ApiKey.id).with_for_update())}
+    active = [key for key in found.values() if key.revoked_at is None]
+    for key in active:
+        _require_fresh_login_for_live_key(by, key)
+    actor = audit.actor_for(by)
+    revoked = [revoke_as(session, by.organization_id, key.id, actor, _REVOKED_BY_MEMBER) for key in active]
+    revoked_ids = {key.id for key in active}
+    skipped = [
+        SkippedKey(key_id, "already_revoked" if key_id in found else "not_found")
+        for key_id in dict.fromkeys(key_ids)
+        if key_id not in revoked_ids
+    ]
+    return RevokedKeys(revoked, skipped)
 
 
 def list_keys_of_creator(session: Session, user_id: UUID, organization_id: UUID | None = None) -> list[KeyView]:
@@ -530,44 +592,3 @@ def _email_creator(session: Session, creator: Principal, key: KeyView) -> None:
     notice = Notice("A new API key was created", facts, advice, path, "/docs/api-keys#if-a-key-leaks")
     recipient = Recipient(member.email, member.full_name if member.email_verified else "", member.email_verified)
     notices.enqueue(session, [recipient], notice, organization.id)
-
-
-_USES = """unnest(CAST(:organizations AS uuid[]), CAST(:keys AS uuid[]), CAST(:times AS timestamptz[]))
-  AS v (organization_id, id, at)"""
-# Every process locks in the same order, so that two flushes do not deadlock.
-_LOCK_USED_KEYS = sa.text(f"""SELECT FROM api_keys k JOIN {_USES} USING (organization_id, id)
-  ORDER BY k.organization_id, k.id FOR NO KEY UPDATE OF k""")
-_SET_LAST_USED = sa.text(f"""UPDATE api_keys k SET last_used_at = v.at FROM {_USES}
-  WHERE k.organization_id = v.organization_id AND k.id = v.id AND coalesce(k.last_used_at, '-infinity') < v.at""")
-_pending_uses: dict[tuple[UUID, UUID], datetime] = {}
-_pending_lock = threading.Lock()
-
-
-def mark_used(organization_id: UUID, key_id: UUID) -> None:
-    """Note in memory that a key was used. A thread writes it within FLUSH_SECONDS; a killed process loses it."""
-    with _pending_lock:
-        _pending_uses[organization_id, key_id] = clock.now()
-    _flush_thread.ensure_started()
-
-
-def flush_last_used() -> None:
-    """Write when keys were last used, in a transaction of its own."""
-    with _pending_lock:
-        uses = dict(_pending_uses)
-        _pending_uses.clear()
-    if not uses:
-        return
-
-    def write_in_cell(owners: set[UUID]) -> None:
-        used = [
-            (organization_id, key_id, at) for (organization_id, key_id), at in uses.items() if organization_id in owners
-        ]
-        values = dict(zip(("organizations", "keys", "times"), map(list, zip(*used, strict=True)), strict=True))
-        with tenancy.system_session("api_keys.seen") as session:
-            session.execute(_LOCK_USED_KEYS, values)
-            session.execute(_SET_LAST_USED, values)
-
-    cells.run_for_owners({organization_id for organization_id, _ in uses}, write_in_cell)
-
-
-_flush_thread = PeriodicThread(FLUSH_SECONDS, flush_last_used)

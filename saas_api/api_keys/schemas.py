@@ -11,6 +11,7 @@ from saas_api.core.access import KeyMode
 from saas_api.core.fields import Name, PageQuery, PrefixedId, StrictInteger, StrictSchema, Timestamp
 
 MAX_RATE_LIMIT = 1_000_000
+MAX_KEYS_AT_ONCE = 100
 _SCOPES_DESCRIPTION = "Of this application and of services. Null: full access, also to services that are added later."
 
 
@@ -70,6 +71,12 @@ class RotateKeyIn(StrictSchema):
     grace_seconds = StrictInteger(minimum=0, maximum=604_800, load_default=0)
 
 
+class RevokeKeysIn(StrictSchema):
+    """Keys to revoke; their order and repeats do not matter."""
+
+    key_ids = fields.List(PrefixedId("key"), required=True, validate=validate.Length(min=1, max=MAX_KEYS_AT_ONCE))
+
+
 class KeysQuery(PageQuery):
     """Filters of a list of keys."""
 
@@ -104,6 +111,21 @@ class KeyOut(StrictSchema):
     is_orphaned = fields.Boolean(
         metadata={"description": "The user who created it has left, is disabled, or may no longer create keys."}
     )
+
+
+class SkippedKeyOut(StrictSchema):
+    """A key that was not revoked."""
+
+    key_id = PrefixedId("key")
+    reason = fields.String(validate=validate.OneOf(("not_found", "already_revoked")))
+
+
+class RevokedKeysOut(StrictSchema):
+    """Revoked keys, and those of the request that were not revoked."""
+
+    count = fields.Integer()
+    keys = fields.List(fields.Nested(KeyOut()))
+    skipped = fields.List(fields.Nested(SkippedKeyOut()))
 
 
 class RemoveMemberQuery(StrictSchema):

@@ -277,11 +277,15 @@ def _accepted_with_cost(
             yield row, pricing.cost(row) if mode == "live" else Decimal(0)
 
 
-def get_key_names(session: Session, organization_id: UUID) -> dict[UUID, str]:
-    """Names of the API keys of an organization by id, revoked keys included."""
+def get_key_names(session: Session, organization_id: UUID, mode: str | None = None) -> dict[UUID, str]:
+    """Names of the API keys of an organization by id, revoked keys included.
+
+    mode: "live" or "test"; keys of both when None
+    """
     rows = session.execute(
-        text("SELECT id, name FROM api_keys WHERE organization_id = :organization_id"),
-        {"organization_id": organization_id},
+        text("""SELECT id, name FROM api_keys WHERE organization_id = :organization_id
+          AND (CAST(:mode AS text) IS NULL OR mode = :mode)"""),
+        {"organization_id": organization_id, "mode": mode},
     )
     return dict(rows.all())
 

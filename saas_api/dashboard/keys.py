@@ -1,7 +1,7 @@
 """Pages of API keys: list, detail, create, update, rotate, revoke."""
 
 import functools
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -15,8 +15,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.api_keys import key_scopes, keys
-from saas_api.api_keys.models import CreatedKey, KeyView
-from saas_api.api_keys.schemas import KeyIn, KeysQuery, KeyUpdate, RotateKeyIn
+from saas_api.api_keys.models import CreatedKey, KeyStatus, KeyView
+from saas_api.api_keys.schemas import MAX_KEYS_AT_ONCE, KeyIn, KeysQuery, KeyUpdate, RotateKeyIn
 from saas_api.billing import plans, service_terms
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.billing.usage_costs import CallTotals
@@ -25,9 +25,9 @@ from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
-from saas_api.core.fields import DateField, Name, StrictSchema, Text
+from saas_api.core.fields import DateField, Name, PrefixedId, StrictSchema, Text
 from saas_api.core.settings import setting
-from saas_api.core.web import charts, forms, http, pages
+from saas_api.core.web import charts, forms, http, pages, templating
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import PAGE_SIZE
@@ -103,13 +103,16 @@ def get_key_creators(session: Session, organization_id: UUID, ids: Sequence[UUID
     return {row.id: row.name or (_GONE if row.created_by else _PLATFORM) for row in rows}
 
 
-def count_requests(session: Session, organization_id: UUID, days: DateRange, mode: str) -> dict[UUID, int]:
-    """Returns accepted and refused calls of a range by key of a mode; keys without calls are missing."""
-    counts: Counter[UUID] = Counter()
-    for row in reports.accepted_calls(session, organization_id, days, [], mode):
-        if row.api_key_id is not None:
-            counts[row.api_key_id] += row.requests
-    counts.update(request_counts.count_refused(session, organization_id, days.starts_at, days.ends_at))
+def count_requests(
+    session: Session, organization_id: UUID, days: DateRange, mode: str
+) -> dict[UUID, Mapping[date, int]]:
+    """Returns accepted and refused calls by key of a mode and by day of a range; keys without calls are missing."""
+    counts: defaultdict[UUID, dict[date, int]] = defaultdict(lambda: dict.fromkeys(days, 0))
+    for accepted in reports.accepted_calls(session, organization_id, days, [], mode):
+        if accepted.api_key_id is not None:
+            counts[accepted.api_key_id][accepted.day] += accepted.requests
+    for refused in request_counts.refused_calls(session, organization_id, days, mode):
+        counts[refused.api_key_id][refused.day] += refused.requests
     return dict(counts)
 
 
@@ -218,7 +221,10 @@ class KeyUpdateForm(KeyUpdate):
 
 
 class KeyForm(KeyIn):
-    """A new key; `scopes` counts with the preset "own" only."""
+    """A new key; `scopes` counts with the preset "own" only.
+
+    is_confirmed: that a live key is wanted
+    """
 
     class Meta(KeyIn.Meta):
         """The expiry is a number of days or a local day."""
@@ -228,6 +234,7 @@ class KeyForm(KeyIn):
     expiry = fields.String(load_default="never", validate=validate.OneOf(EXPIRIES))
     expires_on = DateField(load_default=None)
     preset = fields.String(load_default="all", validate=validate.OneOf((*SCOPE_PRESETS, "own")))
+    is_confirmed = fields.Boolean(load_default=False)
 
     @ma.pre_load
     def _resolve_preset(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
@@ -241,10 +248,17 @@ class RevokeKeyForm(StrictSchema):
     confirm = Text(required=True, maximum=100, error_messages={"required": "Type the name of the key to confirm."})
 
 
+class RevokeKeysForm(context.ConfirmationForm):
+    """Picked keys, and their number typed to confirm."""
+
+    key_ids = fields.List(PrefixedId("key"), data_key="ids", validate=validate.Length(max=MAX_KEYS_AT_ONCE))
+
+
 @bp.before_request
 def _refuse_form_of_other_mode() -> None:
-    if request.method not in http.SAFE_METHODS and request.view_args:
-        _get(request.view_args["key_id"])
+    key_id = (request.view_args or {}).get("key_id")
+    if request.method not in http.SAFE_METHODS and key_id is not None:
+        _get(key_id)
 
 
 @bp.get("/api-keys")
@@ -283,15 +297,32 @@ def create_form(form: Form | None = None) -> Response:
 @require_permission("keys:create")
 @form_view(KeyForm(), form=create_form, is_idempotent=True)
 def create(body: dict[str, Any]) -> Response:
-    """Create a key and show its secret once, in the mode of the key."""
+    """Create a key and show its secret once, in the mode of the key; a live key after a page that asks for it."""
     if body["mode"] == KeyMode.LIVE and g.principal.mode == KeyMode.TEST:
         raise ValidationFailed.at_field("mode", "Switch to live data to create a live key.")
     _check_rate(body)
-    choices = {name: body.pop(name) for name in ("expiry", "expires_on", "preset")}
+    choices = {name: body.pop(name) for name in ("expiry", "expires_on", "preset", "is_confirmed")}
     organization_id, expires_at = context.current_organization_id(), _expiry(choices)
+    if body["mode"] == KeyMode.LIVE and not choices["is_confirmed"]:
+        access.require_verified_email(g.principal)
+        access.require_fresh_login(g.principal)
+        key_scopes.check_known(body["scopes"] or (), key_scopes.list_offered_now())
+        return _live_key_page(body, expires_at)
     created = keys.create_key(engine.session(), organization_id, g.principal, **body, expires_at=expires_at)
     context.follow_created(created.mode)
     return _secret_page(created)
+
+
+def _live_key_page(body: Mapping[str, Any], expires_at: datetime | None) -> Response:
+    """The page that shows the live key to be created, and sends the form again, confirmed."""
+    unsent = (forms.CSRF_FIELD, forms.FORM_KEY_FIELD, forms.PASSWORD_FIELD)
+    return pages.render_page(
+        "dashboard/keys/create_live.html",
+        key=body,
+        expires_at=expires_at,
+        fields=[(name, value) for name, value in request.form.items(multi=True) if name not in unsent],
+        zone=context.current_zone(),
+    )
 
 
 @bp.get('/api-keys/<id("key"):key_id>')
@@ -420,6 +451,43 @@ def revoke(key_id: UUID, body: dict[str, Any]) -> Any:
         key_id=key_id,
         _notice=f"{revoked.name} revoked. Requests with it are rejected immediately.",
     )
+
+
+@bp.get("/api-keys/revoke")
+@require_permission("keys:write")
+def revoke_picked_form(form: Form | None = None) -> Response:
+    """Show the form that revokes the picked keys of the current mode."""
+    texts = form.value("ids") if form else request.args.getlist("ids")[:MAX_KEYS_AT_ONCE]
+    key_ids = [ids.parse_id("key", text) for text in texts if ids.is_public_id(text, "key")]
+    organization_id, mode = context.current_organization_id(), g.principal.mode
+    picked = keys.list_keys_by_id(engine.session(), organization_id, key_ids, mode=mode)
+    active = [key for key in picked if key.status != KeyStatus.REVOKED]
+    return pages.render_page(
+        "dashboard/keys/revoke_picked.html",
+        form=form or Form(),
+        keys=active,
+        expected=_confirmation(len(active)),
+        counts=count_requests(engine.session(), organization_id, _last_days(), mode) if active else {},
+        zone=context.current_zone(),
+    )
+
+
+@bp.post("/api-keys/revoke")
+@require_permission("keys:write")
+@form_view(RevokeKeysForm(), form=revoke_picked_form)
+def revoke_picked(body: dict[str, Any]) -> Any:
+    """Revoke the picked keys: all that can be revoked, or none."""
+    key_ids = body.get("key_ids", ())
+    context.check_confirmation(body["typed"], _confirmation(len(key_ids)))
+    revoked = keys.revoke_keys(engine.session(), g.principal, key_ids, mode=g.principal.mode)
+    notice = f"{templating.pluralize(revoked.count, 'key')} revoked. Requests with them are rejected immediately."
+    if revoked.skipped:
+        notice += f" {templating.pluralize(len(revoked.skipped), 'key')} skipped: already revoked or not found."
+    return pages.redirect_to("dashboard.keys.index", _notice=notice)
+
+
+def _confirmation(count: int) -> str:
+    return f"Revoke {templating.pluralize(count, 'key')}"
 
 
 def _secret_page(key: CreatedKey, old_expires_at: datetime | None = None) -> Response:

@@ -27,7 +27,7 @@ from saas_api.core.web import forms, pages, templating
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import HTMX_STOP_POLLING, MAX_EXPORT_ROWS, PAGE_SIZE
 from saas_api.dashboard import context
-from saas_api.messages import content, messages
+from saas_api.messages import content, messages, schemas
 from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH, Channel
 from saas_api.messages.messages import MessageFilter
 from saas_api.messages.models import Message, MessageStatus
@@ -196,15 +196,24 @@ class MessageFilters(MessagesQuery):
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
 
 
+class CancelMessagesForm(StrictSchema):
+    """Picked messages."""
+
+    message_ids = fields.List(
+        PrefixedId("msg"), data_key="ids", validate=validate.Length(max=schemas.MAX_MESSAGES_AT_ONCE)
+    )
+
+
 @bp.get("/messages")
 @require_permission("messages:read")
-def index() -> Any:
+def index(form: Form | None = None) -> Any:
     """List the messages of the current mode, newest first, or download them as CSV. An ID opens its message."""
+    picks = form
     searched = request.args.get("to", "").strip()
     if ids.is_public_id(searched, "msg"):
         return pages.redirect_to(".show", message_id=ids.parse_id("msg", searched))
     query, form = forms.parse_filters(MessageFilters(exclude=("limit",)))
-    mode, zone, page = g.principal.mode, context.current_zone(), None
+    mode, zone, page, counts = g.principal.mode, context.current_zone(), None, {}
     if not form.errors:
         since, until = range_bounds(engine.session(), context.current_organization_id(), query, zone)
         filters = MessageFilter(query["status"], query["type"], mode, query["to"], query["key"], since, until)
@@ -214,13 +223,17 @@ def index() -> Any:
             return _newer(filters, query["after"])
         page_request = PageRequest(PAGE_SIZE, query["cursor"])
         page = messages.list_messages(engine.session(), context.current_organization_id(), filters, page_request)
+        if filters.channel is None and filters.api_key_id is None:  # no index counts those
+            counts = messages.count_by_status(engine.session(), context.current_organization_id(), filters)
     return pages.render_page(
         "dashboard/messages/index.html",
-        status=200 if page else 422,
+        status=422 if page is None or picks else 200,
         form=form,
+        picks=picks,
         messages=page.items if page else (),
-        names=(names := usage_costs.get_key_names(engine.session(), context.current_organization_id())),
+        names=(names := usage_costs.get_key_names(engine.session(), context.current_organization_id(), mode)),
         choices=_choices(names),
+        tabs=_status_tabs(form, counts),
         is_filtered=bool(set(form.values) - {"mode"}),
         mode=mode,
         test_messages=_count_test_messages() if mode == KeyMode.LIVE and page and not page.items else 0,
@@ -229,6 +242,18 @@ def index() -> Any:
         poll=pages.newer_url(page, lambda message: message.accepted_at),
         **_pagination_links(page.next_cursor if page else None),
     )
+
+
+def _status_tabs(form: Form, counts: Mapping[str, int]) -> list[tuple[str, str, bool, int | None]]:
+    """Returns the tabs of the list: text, address, whether it is the current one, and the number of messages."""
+    current = form.value("status")
+    return [
+        ("All", pages.filter_url(status=None), not current, None),
+        *(
+            (status.capitalize(), pages.filter_url(status=status), status == current, counts.get(status))
+            for status in MessageStatus
+        ),
+    ]
 
 
 def _count_test_messages() -> int:
@@ -317,6 +342,20 @@ def cancel(message_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the
     )
 
 
+@bp.post("/messages/cancel")
+@require_permission("messages:cancel")
+@form_view(CancelMessagesForm(), form=index, is_idempotent=True)
+def cancel_picked(body: dict[str, Any]) -> Any:
+    """Cancel those of the picked messages that are queued."""
+    canceled = messages.cancel_messages(engine.session(), g.principal, body.get("message_ids", ()))
+    notice = f"{templating.pluralize(canceled.count, 'message')} canceled."
+    if canceled.skipped:
+        skipped = templating.pluralize(len(canceled.skipped), "message")
+        notice += f" {skipped} skipped: already sent, being sent or canceled."
+    _, filters = forms.parse_filters(MessageFilters(exclude=("limit", "after", "format")))
+    return pages.redirect_to("dashboard.messages.index", _notice=notice, **filters.values)
+
+
 def _sms_text(values: Mapping[str, Any]) -> str:
     """Returns the text of an SMS as it would be sent, or "" where there is nothing to count."""
     text = str(values.get("message") or "").replace("\r\n", "\n")
@@ -327,7 +366,6 @@ def _sms_text(values: Mapping[str, Any]) -> str:
 
 def _choices(names: Mapping[UUID, str]) -> dict[str, list[tuple[str, Any]]]:
     return {
-        "statuses": [("", "Any"), *((status, status.capitalize()) for status in MessageStatus)],
         "keys": [("", "Any"), *((ids.format_id("key", key_id), name) for key_id, name in names.items())],
         "ranges": [("Any time", {}), *((text, {"range": name}) for name, text in RANGES.items())],
     }

@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session, aliased
 
 from saas_api.core import clock
 from saas_api.core.access import require_permission
-from saas_api.core.db import engine, types
+from saas_api.core.db import engine, pagination, types
 from saas_api.core.db.pagination import Keyset, Page, PageRequest
-from saas_api.core.fields import PrefixedId, StrictSchema
+from saas_api.core.fields import PrefixedId, StrictSchema, Timestamp
 from saas_api.core.web import forms, pages, templating
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import HTMX_STOP_POLLING, PAGE_SIZE
@@ -40,6 +40,11 @@ SELECT d.* FROM webhook_endpoints w CROSS JOIN LATERAL (
    ORDER BY d.created_at DESC, d.id DESC LIMIT :limit) d
  WHERE w.organization_id = :organization_id AND w.mode = :mode {{endpoint}}
  ORDER BY d.created_at DESC, d.id DESC LIMIT :limit"""
+_NEWER = f"""
+SELECT count(*) FROM (SELECT FROM webhook_endpoints w CROSS JOIN LATERAL (
+  SELECT FROM webhook_deliveries d {_CARRIED}
+   WHERE d.organization_id = w.organization_id AND d.endpoint_id = w.id {{conditions}} LIMIT :limit) d
+ WHERE w.organization_id = :organization_id AND w.mode = :mode {{endpoint}} LIMIT :limit) newer"""
 _OF_EVENT = sa.text(f"""
 SELECT {_COLUMNS} FROM webhook_deliveries d {_CARRIED}
   JOIN webhook_endpoints w ON w.organization_id = d.organization_id AND w.id = d.endpoint_id
@@ -128,7 +133,27 @@ def list_all_deliveries(session: Session, organization_id: UUID, filters: Delive
 
     raises: ValidationFailed for a cursor of another list
     """
-    values: dict[str, Any] = {**vars(filters), "organization_id": organization_id, "limit": request.limit + 1}
+    conditions, endpoint, values = _filter_sql(organization_id, filters)
+    values["limit"] = request.limit + 1
+    if request.cursor:
+        conditions = f"{conditions} AND (d.created_at, d.id) < (:created_at, :id)"
+        values["created_at"], values["id"] = _NEWEST_FIRST.decode(request.cursor)
+    statement = sa.text(_DELIVERIES.format(conditions=conditions, endpoint=endpoint))
+    rows = [DeliveryRow(*row) for row in session.execute(statement, values)]
+    return _NEWEST_FIRST.page(rows, request, lambda row: (row.created_at, row.id))
+
+
+def count_newer(session: Session, organization_id: UUID, filters: DeliveryFilter, after: datetime) -> int:
+    """Returns how many deliveries of a list were created after an instant, up to MAX_COUNTED + 1."""
+    conditions, endpoint, values = _filter_sql(organization_id, filters)
+    values |= {"after": after, "limit": pagination.MAX_COUNTED + 1}
+    statement = _NEWER.format(conditions=f"{conditions} AND d.created_at > :after", endpoint=endpoint)
+    return session.scalars(sa.text(statement), values).one()
+
+
+def _filter_sql(organization_id: UUID, filters: DeliveryFilter) -> tuple[str, str, dict[str, Any]]:
+    """Conditions of the matching deliveries, of their endpoint, and the values of both."""
+    values: dict[str, Any] = {**vars(filters), "organization_id": organization_id}
     conditions, endpoint = "", "AND w.id = :endpoint_id" if filters.endpoint_id else ""
     if filters.status:
         conditions = f"{conditions} AND {_CONDITIONS[DeliveryState(filters.status)]}"
@@ -137,12 +162,7 @@ def list_all_deliveries(session: Session, organization_id: UUID, filters: Delive
     if filters.found:
         conditions = f"{conditions} AND {_SEARCHES.get(filters.found_prefix, _OF_OBJECT)}"
         values["types"] = list(event_types.names())
-    if request.cursor:
-        conditions = f"{conditions} AND (d.created_at, d.id) < (:created_at, :id)"
-        values["created_at"], values["id"] = _NEWEST_FIRST.decode(request.cursor)
-    statement = sa.text(_DELIVERIES.format(conditions=conditions, endpoint=endpoint))
-    rows = [DeliveryRow(*row) for row in session.execute(statement, values)]
-    return _NEWEST_FIRST.page(rows, request, lambda row: (row.created_at, row.id))
+    return conditions, endpoint, values
 
 
 def count_by_state(session: Session, organization_id: UUID, endpoint_ids: Sequence[UUID]) -> dict[str, int]:
@@ -191,6 +211,7 @@ class DeliveryFilters(DeliveriesQuery):
         exclude = ("event_id",)
 
     endpoint_id = PrefixedId("whe", load_default=None)
+    after = Timestamp(load_default=None)
     q = schemas.AnyId(load_default=None)
 
 
@@ -237,6 +258,9 @@ def index(form: Form | None = None) -> Response:
             query["q"],
             str(form.value("q")).partition("_")[0],
         )
+        if query["after"] and pages.is_htmx_fragment():
+            count = count_newer(session, organization_id, filters, query["after"])
+            return pages.newer_rows(count, pagination.MAX_COUNTED, "delivery", "deliveries")
         page = list_all_deliveries(session, organization_id, filters, PageRequest(PAGE_SIZE, query["cursor"]))
     endpoints = list_all_endpoints(session, organization_id, g.principal.mode)
     return pages.render_page(
@@ -249,6 +273,7 @@ def index(form: Form | None = None) -> Response:
         tabs=_state_tabs(form, query, endpoints),
         types=sorted(event_types.names()),
         zone=context.current_zone(),
+        poll=pages.newer_url(page, lambda row: row.created_at),
         **pages.pagination_links(page.next_cursor if page else None),
     )
 
@@ -279,7 +304,7 @@ def resend_all(body: dict[str, Any]) -> Any:
     if resent.skipped:
         notice += f" {templating.pluralize(len(resent.skipped), 'delivery', 'deliveries')} skipped: "
         notice += "the endpoint is disabled or deleted."
-    _, filters = forms.parse_filters(DeliveryFilters(exclude=("limit",)))
+    _, filters = forms.parse_filters(DeliveryFilters(exclude=("limit", "after")))
     return pages.redirect_to("dashboard.webhook_deliveries.index", _notice=notice, **filters.values)
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from saas_api.accounts import audit, invitations, organizations, users
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor, OperatorContext
 from saas_api.accounts.models import Membership
-from saas_api.api_keys import keys
+from saas_api.api_keys import keys, last_use
 from saas_api.billing import alerts, period_close, periods, settlement, spend_cap, subscriptions
 from saas_api.billing.models import CreditGrant, GrantKind, InvoiceStatus
 from saas_api.billing.wallet import GrantSource
@@ -243,7 +243,7 @@ class OrganizationActivity:
     def _record_use(self) -> None:
         for message in self.unwritten:
             clock.freeze_time(message.at)
-            keys.mark_used(self.id, message.key)
+            last_use.mark_used(self.id, message.key)
             if message.at > self.timeline.ends_at - request_log.DAYS_KEPT * DAY:
                 caller = Principal("key", message.key, self.id, mode=message.mode)
                 self._record_request(caller, 202, RequestDetails(message_id=message.id))

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from saas_api.accounts import operators, users
 from saas_api.accounts.audit import Actor
-from saas_api.api_keys import keys
+from saas_api.api_keys import last_use
 from saas_api.api_keys import secrets as key_secrets
 from saas_api.core import crypto
 from saas_api.core.settings import setting
@@ -115,7 +115,7 @@ def _finish_pending_work(organization_ids: list[str]) -> None:
     """Write counters that are still in memory, and finish deliveries, mails and rollups."""
     request_recorder.flush()
     request_counts.sum_minutes()
-    keys.flush_last_used()
+    last_use.flush_last_used()
     values = {"orgs": organization_ids}
     with timeline.demo_session() as session:
         session.execute(text("SET LOCAL statement_timeout = '60s'"))

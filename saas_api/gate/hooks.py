@@ -11,7 +11,7 @@ from flask_limiter import RateLimitExceeded
 
 from saas_api.accounts import sessions, tokens
 from saas_api.accounts.tokens import TokenAudience
-from saas_api.api_keys import keys
+from saas_api.api_keys import last_use
 from saas_api.billing import periods
 from saas_api.core import clock, crypto, ids, request_context
 from saas_api.core.access import Access, Principal
@@ -117,7 +117,7 @@ def enforce_limits() -> None:
     values = request_context.current_values()
     if "gate_call" in values:
         _confirm_decision()
-        keys.mark_used(values.principal.organization_id, values.principal.id)
+        last_use.mark_used(values.principal.organization_id, values.principal.id)
     if "principal" in values and (values.view_access.operator_role is None or values.refusal):
         _bind_organization(values.principal, is_refused=bool(values.get("refusal")))
     if values.get("refusal"):  # after binding: its page shows the organization

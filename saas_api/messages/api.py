@@ -16,7 +16,14 @@ from saas_api.core.errors import PaymentRequired, ServiceUnavailable, TooManyReq
 from saas_api.core.web.endpoint import endpoint
 from saas_api.messages import common_message, messages
 from saas_api.messages.messages import MessageFilter, MessageNotCancelable, MessageNotFound, NoMessageProvider
-from saas_api.messages.schemas import AcceptedMessageOut, MessageIn, MessageOut, MessagesQuery
+from saas_api.messages.schemas import (
+    AcceptedMessageOut,
+    CanceledMessagesOut,
+    CancelMessagesIn,
+    MessageIn,
+    MessageOut,
+    MessagesQuery,
+)
 from saas_api.metering.metered_endpoints import metered
 from saas_api.usage import ranges
 from saas_api.usage.ranges import InvalidDateRange
@@ -66,6 +73,14 @@ def show(message_id: UUID) -> Any:
 def cancel(message_id: UUID) -> Any:
     """Cancel a message that was not sent yet, and reverse its usage."""
     return messages.cancel_message(engine.session(), g.principal, message_id)
+
+
+@bp.post("/cancel")
+@require_permission("messages:cancel", scope="messages:write")
+@endpoint(operation_id="cancel_messages", tag="messages", body=CancelMessagesIn(), returns=CanceledMessagesOut())
+def cancel_many(body: dict[str, Any]) -> Any:
+    """Cancel up to 100 messages: those that were not sent yet. Their usage is reversed."""
+    return messages.cancel_messages(engine.session(), g.principal, body["message_ids"])
 
 
 @bp.get("")

@@ -1,7 +1,7 @@
 """Accept, list and cancel messages, and reverse their usage."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,7 +16,7 @@ from saas_api.billing import periods, service_terms
 from saas_api.billing.models import BillingStanding
 from saas_api.core import clock, ids, money
 from saas_api.core.access import KeyMode, Principal
-from saas_api.core.db import pagination
+from saas_api.core.db import pagination, types
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.prepared import Statement
 from saas_api.core.errors import Conflict, Forbidden, NotFound, ServiceUnavailable
@@ -127,6 +127,20 @@ def count_messages(session: Session, organization_id: UUID, filters: MessageFilt
     return pagination.count_rows(session, sa.select(Message.id).where(*filters.conditions(organization_id)))
 
 
+def count_by_status(session: Session, organization_id: UUID, filters: MessageFilter) -> dict[str, int]:
+    """Return how many messages of a list have each status, each up to MAX_COUNTED + 1.
+
+    filters: their status is ignored; no index counts the messages of a type or key
+    """
+    counts = []
+    for status in MessageStatus:
+        conditions = replace(filters, status=status).conditions(organization_id)
+        chosen = sa.select(Message.id).where(*conditions).limit(pagination.MAX_COUNTED + 1).subquery()
+        counts.append(sa.select(sa.literal(str(status)), sa.func.count()).select_from(chosen))
+    rows = session.execute(sa.union_all(*counts)).all()
+    return {row[0]: row[1] for row in rows}
+
+
 def count_newer(session: Session, organization_id: UUID, filters: MessageFilter, after: datetime) -> int:
     """Return how many messages of a list were accepted after an instant, up to MAX_COUNTED + 1."""
     newer = sa.select(Message.id).where(*filters.conditions(organization_id), Message.accepted_at > after)
@@ -197,9 +211,12 @@ def _test_usage(message: Message) -> UsageRecord:
 REVERSED_COST_SQL = """CASE WHEN (SELECT t.reverse_on_failure FROM meters t WHERE t.code = r.channel) THEN 0
   ELSE r.cost END"""
 """Cost of a failed or canceled message `r`: 0 where `reverse_usage` reverses its usage."""
+# Two requests for the same messages lock them in one order, and so wait instead of deadlocking.
 _CANCEL = sa.text(f"""
+WITH queued AS (SELECT id FROM messages WHERE organization_id = :organization_id
+  AND id = ANY (CAST(:ids AS uuid[])) AND status = 'queued' ORDER BY id FOR UPDATE)
 UPDATE messages r SET status = 'canceled', next_at = NULL, finished_at = now(), cost = {REVERSED_COST_SQL}
-WHERE organization_id = :org AND id = :id AND status = 'queued' RETURNING id
+  FROM queued WHERE r.organization_id = :organization_id AND r.id = queued.id RETURNING r.id
 """)
 
 
@@ -208,19 +225,70 @@ def cancel_message(session: Session, principal: Principal, message_id: UUID) -> 
 
     raises: MessageNotFound, MessageNotCancelable
     """
-    organization_id = principal.organization_id
     message = get_message(session, principal, message_id)
+    if not _cancel_queued(session, principal, [message_id]):
+        raise MessageNotCancelable
+    return message
+
+
+@dataclass(frozen=True)
+class SkippedMessage:
+    """A message that was not canceled.
+
+    reason: "not_found" or "not_cancelable"
+    """
+
+    message_id: UUID
+    reason: str
+
+
+@dataclass(frozen=True)
+class CanceledMessages:
+    """Messages that were canceled, sorted by id, and those that were not."""
+
+    messages: Sequence[Message]
+    skipped: Sequence[SkippedMessage]
+
+    @property
+    def count(self) -> int:
+        """Number of canceled messages."""
+        return len(self.messages)
+
+
+def cancel_messages(session: Session, principal: Principal, message_ids: Sequence[UUID]) -> CanceledMessages:
+    """Cancel those of several messages that are queued, as `cancel_message` does; an API key those of its own mode.
+
+    Messages that a worker holds or that have a final status, and ids of none, are skipped.
+    """
+    chosen = sa.select(Message.id).filter_by(organization_id=principal.organization_id)
+    if principal.kind == "key":
+        chosen = chosen.filter_by(mode=principal.mode)
+    found = session.scalars(chosen.where(Message.id.in_(message_ids))).all()
+    canceled = _cancel_queued(session, principal, found)
+    canceled_ids = {message.id for message in canceled}
+    skipped = [
+        SkippedMessage(message_id, "not_cancelable" if message_id in found else "not_found")
+        for message_id in dict.fromkeys(message_ids)
+        if message_id not in canceled_ids
+    ]
+    return CanceledMessages(canceled, skipped)
+
+
+def _cancel_queued(session: Session, principal: Principal, message_ids: Sequence[UUID]) -> Sequence[Message]:
+    """Cancel those of several messages that are queued, and return these, sorted by id."""
+    organization_id, actor = principal.organization_id, audit.actor_for(principal)
     periods.ensure_period(session, organization_id, clock.now())
     periods.lock_periods_shared(session, organization_id)
-    if session.execute(_CANCEL, {"org": organization_id, "id": message_id}).first() is None:
-        raise MessageNotCancelable
-    reverse_usage(session, organization_id, [message_id])
-    session.refresh(message)
-    webhook_events.publish_many(session, organization_id, [message_events.status_event(message)])
-    audit.record_event(
-        session, organization_id, audit.actor_for(principal), "message.canceled", ("message", message_id), {}
-    )
-    return message
+    values = {"organization_id": organization_id, "ids": types.uuid_array(message_ids)}
+    canceled_ids = session.scalars(_CANCEL, values).all()
+    reverse_usage(session, organization_id, canceled_ids)
+    is_canceled = sa.and_(Message.organization_id == organization_id, Message.id.in_(canceled_ids))
+    statement = sa.select(Message).where(is_canceled).order_by(Message.id)
+    canceled = session.scalars(statement.execution_options(populate_existing=True)).all()
+    for message in canceled:
+        audit.record_event(session, organization_id, actor, "message.canceled", ("message", message.id), {})
+    webhook_events.publish_many(session, organization_id, [message_events.status_event(one) for one in canceled])
+    return canceled
 
 
 _ENDED_MESSAGES = """

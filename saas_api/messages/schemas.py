@@ -11,6 +11,7 @@ from saas_api.messages import content
 from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH, MAX_SUBJECT_LENGTH, Channel, SmsEncoding
 from saas_api.messages.models import MessageStatus
 
+MAX_MESSAGES_AT_ONCE = 100
 _is_channel = validate.OneOf(list(Channel))
 _is_status = validate.OneOf(list(MessageStatus))
 _is_mode = validate.OneOf(list(KeyMode))
@@ -104,3 +105,26 @@ class MessageOut(StrictSchema):
     created_at = Timestamp(attribute="accepted_at")
     sent_at = Timestamp(allow_none=True)
     delivered_at = Timestamp(allow_none=True)
+
+
+class CancelMessagesIn(StrictSchema):
+    """Messages to cancel; their order and repeats do not matter."""
+
+    message_ids = fields.List(
+        PrefixedId("msg"), required=True, validate=validate.Length(min=1, max=MAX_MESSAGES_AT_ONCE)
+    )
+
+
+class SkippedMessageOut(StrictSchema):
+    """A message that was not canceled."""
+
+    message_id = PrefixedId("msg")
+    reason = fields.String(validate=validate.OneOf(("not_found", "not_cancelable")))
+
+
+class CanceledMessagesOut(StrictSchema):
+    """Canceled messages, and those of the request that were not canceled."""
+
+    count = fields.Integer()
+    messages = fields.List(fields.Nested(MessageOut()))
+    skipped = fields.List(fields.Nested(SkippedMessageOut()))

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
 
-from saas_api.api_keys import key_format, key_scopes, keys
+from saas_api.api_keys import key_format, key_scopes, last_use
 from saas_api.core import clock, crypto, ids
 from saas_api.core.access import FULL_ACCESS, InsufficientScope, KeyMode
 from saas_api.core.db import tenancy
@@ -190,7 +190,7 @@ class _Decision:
         except _REFUSALS as error:
             return self._refused(error)
         if self.request.key is not None:
-            keys.mark_used(self.principal.organization_id, self.principal.id)
+            last_use.mark_used(self.principal.organization_id, self.principal.id)
         self._record_request(200)
         return self._answer(VALID, recorded=recorded)
 

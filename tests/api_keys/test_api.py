@@ -1,14 +1,18 @@
 """Keys over HTTP: creation, lists, revocation and last use."""
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.api_keys import keys
+from saas_api.api_keys import last_use
+from saas_api.core import ids
 from tests.support.accounts import User, create_key, make_key, sign_up
+from tests.support.key_pages import refresh_session
 from tests.support.messages import LIST
+from tests.support.webhooks import WebhookOrganization, allowed  # noqa: F401 - the fixture
 
 KEYS = "/api/v1/keys"
 
@@ -82,6 +86,57 @@ def test_key_is_revoked_once_by_either_path(client: FlaskClient, alice: User, pa
     assert client.get(LIST, headers=key).status_code == 401
 
 
+def revoke_many(user: User, *key_ids: str) -> tuple[list[str], dict[str, str]]:
+    """Revoke keys, and return the ids of the revoked ones and why the others were skipped."""
+    status, data = user.call("POST", "/keys/revoke", key_ids=key_ids)
+    assert status == 200, data
+    assert data["count"] == len(data["keys"])
+    assert all(key["status"] == "revoked" for key in data["keys"])
+    return [key["id"] for key in data["keys"]], {one["key_id"]: one["reason"] for one in data["skipped"]}
+
+
+def test_many_keys_are_revoked_and_those_that_cannot_be_are_named(client: FlaskClient, alice: User) -> None:
+    keys = dict(create_key(client, alice, mode=mode) for mode in ("live", "test", "live"))
+    first, second, kept = keys
+    carol = sign_up(client, "carol@other.example", "Carol")
+    foreign, _ = create_key(client, carol)
+    client.delete(f"{KEYS}/{second}", headers=alice.headers)
+    skipped = {second: "already_revoked", foreign: "not_found"}
+    assert revoke_many(alice, foreign, second, first, first) == ([first], skipped)
+    assert revoke_many(alice, first) == ([], {first: "already_revoked"})
+    statuses = [client.get(LIST, headers=keys[key_id]).status_code for key_id in (first, second, kept)]
+    assert statuses == [401, 401, 200]
+    assert client.get(f"{KEYS}/{foreign}", headers=carol.headers).json["data"]["is_active"]
+
+
+def test_many_keys_are_revoked_with_an_audit_event_and_an_event_each(client: FlaskClient, alice: User) -> None:
+    acme = WebhookOrganization(client, alice)
+    for mode in ("live", "test"):
+        acme.create_endpoint(mode=mode)
+    expected = {create_key(client, alice, mode=mode)[0]: mode for mode in ("live", "test", "test")}
+    revoke_many(alice, *expected)
+    events = acme.rows("SELECT subject_id, mode FROM events WHERE type = 'api_key.revoked'")
+    assert {ids.format_id("key", row.subject_id): row.mode for row in events} == expected
+    audited = acme.rows("SELECT target_id FROM audit_events WHERE action = 'api_key.revoked'")
+    assert {ids.format_id("key", UUID(row.target_id)) for row in audited} == set(expected)
+
+
+def test_many_keys_are_revoked_by_members_with_a_recent_password_only(client: FlaskClient, alice: User) -> None:
+    """A live key among them refuses all."""
+    test, live = (create_key(client, alice, mode=mode)[0] for mode in ("test", "live"))
+    stale = refresh_session(client, alice)
+    assert stale.call("POST", "/keys/revoke", key_ids=[test, live]) == (401, "FRESH_TOKEN_REQUIRED")
+    assert client.get(f"{KEYS}/{test}", headers=alice.headers).json["data"]["is_active"]
+    assert revoke_many(stale, test) == ([test], {})
+    key = make_key(client, alice)
+    assert client.post(f"{KEYS}/revoke", json={"key_ids": [live]}, headers=key).status_code == 403
+
+
+@pytest.mark.parametrize("key_ids", [[], [f"key_{'0' * 32}"] * 101, ["msg_1"], None])
+def test_one_to_a_hundred_keys_are_revoked_at_once(client: FlaskClient, alice: User, key_ids: Any) -> None:
+    assert alice.call("POST", "/keys/revoke", key_ids=key_ids) == (422, "VALIDATION_ERROR")
+
+
 def test_key_of_another_organization_is_not_found(client: FlaskClient, alice: User) -> None:
     key_id, _ = create_key(client, alice)
     carol = sign_up(client, "carol@other.example", "Carol")
@@ -101,5 +156,5 @@ def test_last_use_of_a_key_is_stored(app: Flask, client: FlaskClient, alice: Use
     key_id, key = create_key(client, alice)
     client.get(LIST, headers=key)
     with app.app_context():
-        keys.flush_last_used()
+        last_use.flush_last_used()
     assert client.get(f"{KEYS}/{key_id}", headers=alice.headers).json["data"]["last_used_at"]

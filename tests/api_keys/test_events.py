@@ -37,3 +37,17 @@ def test_secret_is_in_no_event(acme: WebhookOrganization, secret_of: str) -> Non
     if secret_of == "rotate":
         data = acme.client.post(f"{KEYS}/{data['id']}/rotate", json={}, headers=acme.owner.headers).json["data"]
     assert data["key"] not in json.dumps(events_of(acme))
+
+
+def test_events_of_a_key_have_its_mode(acme: WebhookOrganization) -> None:  # noqa: F811 - the fixture
+    """They were live events of test keys, too."""
+    acme.create_endpoint(mode="test")
+    for mode in ("live", "test"):
+        created = acme.client.post(KEYS, json={"name": mode, "mode": mode}, headers=acme.owner.headers).json["data"]
+        path = f"{KEYS}/{created['id']}"
+        acme.client.post(f"{path}/rotate", json={}, headers=acme.owner.headers)
+        acme.client.delete(path, headers=acme.owner.headers)
+    rows = acme.rows("SELECT type, mode, payload FROM events")
+    assert {row.type for row in rows} == {"api_key.created", "api_key.rotated", "api_key.revoked"}
+    for row in rows:
+        assert row.mode == json.loads(row.payload)["mode"] == json.loads(row.payload)["data"]["mode"] == "test"

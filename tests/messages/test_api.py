@@ -9,8 +9,10 @@
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 import redis
@@ -18,7 +20,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock, ids
+from saas_api.core.access import Principal
 from saas_api.core.limits import backends, limiter
+from saas_api.messages import messages
+from tests.support.accounts import Headers
 from tests.support.messages import LIST, MAIL, SEND, SMS, MessagingOrganization, Work, make_due, rows
 from tests.support.statements import count_statements
 
@@ -238,3 +243,65 @@ def test_messages_are_accepted_without_redis(
     assert len(rows(app, acme.id, "SELECT 1 FROM usage_events")) == len(sent)
     monkeypatch.undo()
     make_due(app, acme.id)
+
+
+def cancel_many(acme: MessagingOrganization, headers: Headers, *message_ids: str) -> tuple[list[str], dict[str, str]]:
+    """Cancel messages, and return the ids of the canceled ones and why the others were skipped."""
+    response = acme.client.post(f"{LIST}/cancel", json={"message_ids": message_ids}, headers=headers)
+    assert response.status_code == 200, response.json
+    data = response.json["data"]
+    assert data["count"] == len(data["messages"])
+    assert all((message["status"], message["cost"]) == ("canceled", "0") for message in data["messages"])
+    canceled = [message["message_id"] for message in data["messages"]]
+    return canceled, {one["message_id"]: one["reason"] for one in data["skipped"]}
+
+
+def test_many_queued_messages_are_canceled_each_once(
+    app: Flask, client: FlaskClient, acme: MessagingOrganization, work: Work
+) -> None:
+    other = MessagingOrganization(client, "Other", "carol@other.example")
+    delivered = acme.send()["message_id"]
+    work()
+    foreign = other.send()["message_id"]
+    queued = [acme.send()["message_id"] for _ in range(3)]
+    skipped = {delivered: "not_cancelable", foreign: "not_found"}
+    assert cancel_many(acme, acme.live, delivered, *queued, foreign, *queued) == (queued, skipped)
+    assert cancel_many(acme, acme.owner.headers, *queued) == ([], dict.fromkeys(queued, "not_cancelable"))
+    assert other.show(foreign)["status"] == "queued"
+    work()
+    assert [acme.show(message_id)["status"] for message_id in queued] == ["canceled"] * 3
+    reversals = rows(app, acme.id, "SELECT quantity FROM usage_events WHERE reversal_of IS NOT NULL")
+    assert [row.quantity for row in reversals] == [-1, -1, -1]
+    audited = rows(app, acme.id, "SELECT FROM audit_events WHERE action = 'message.canceled'")
+    assert len(audited) == 3
+
+
+def test_key_cancels_messages_of_its_own_mode_only(acme: MessagingOrganization) -> None:
+    message_ids = [acme.send(key)["message_id"] for key in (acme.live, acme.test)]
+    live, test = message_ids
+    assert cancel_many(acme, acme.test, *message_ids) == ([test], {live: "not_found"})
+    assert cancel_many(acme, acme.owner.headers, *message_ids) == ([live], {test: "not_cancelable"})
+
+
+def test_messages_that_two_requests_cancel_are_canceled_and_reversed_once(
+    app: Flask, acme: MessagingOrganization
+) -> None:
+    """The second request meets the rows of the first before it commits, in the opposite order."""
+    message_ids = [ids.parse_id("msg", acme.send()["message_id"]) for _ in range(5)]
+    principal = Principal(kind="user", id=ids.parse_id("usr", acme.owner.user_id), organization_id=acme.id)
+
+    def cancel(chosen: list[UUID]) -> int:
+        with acme.transaction() as session:
+            return messages.cancel_messages(session, principal, chosen).count
+
+    with ThreadPoolExecutor(2) as pool:
+        counts = list(pool.map(cancel, [message_ids, message_ids[::-1]]))
+    assert sorted(counts) == [0, 5]
+    reversals = rows(app, acme.id, "SELECT FROM usage_events WHERE reversal_of IS NOT NULL")
+    assert len(reversals) == 5
+
+
+@pytest.mark.parametrize("message_ids", [[], [f"msg_{'0' * 32}"] * 101, ["key_1"], None])
+def test_one_to_a_hundred_messages_are_canceled_at_once(acme: MessagingOrganization, message_ids: Any) -> None:
+    response = acme.client.post(f"{LIST}/cancel", json={"message_ids": message_ids}, headers=acme.live)
+    assert response.json["error"]["code"] == "VALIDATION_ERROR"

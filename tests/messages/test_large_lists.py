@@ -53,6 +53,17 @@ def test_rare_messages_are_found_without_reading_the_others(
     assert sum(scan.rows_read for scan in scans) < ROWS / 100
 
 
+def test_messages_of_each_status_are_counted_without_reading_the_others(app: Flask, acme: BillingOrganization) -> None:
+    """Two statuses have few messages, one more than are counted, and three have none."""
+    none = dict.fromkeys(("queued", "sending", "sent"), 0)
+    with collect_scans(app, "messages") as scans, acme.transaction() as session:
+        live = messages.count_by_status(session, acme.id, MessageFilter(mode="live", status="failed"))
+        test = messages.count_by_status(session, acme.id, MessageFilter(mode="test"))
+    assert live == {**none, "delivered": 1001, "failed": 20, "canceled": 20}
+    assert test == {**none, "delivered": 20, "failed": 0, "canceled": 0}
+    assert sum(scan.rows_read for scan in scans) < ROWS / 10
+
+
 def test_chart_of_the_last_hour_reads_its_messages_once(app: Flask, acme: BillingOrganization) -> None:
     """F5: one message in each minute but the first, of which half is over, and none from after the hour."""
     now = day(1) + timedelta(minutes=ROWS - 10, seconds=30)

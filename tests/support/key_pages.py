@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.support.accounts import AUTH, User
+from tests.support.pages import Browser, form_of
 
 KEYS = "/dashboard/api-keys"
 NEW = f"{KEYS}/new"
@@ -21,6 +22,13 @@ def refresh_session(client: FlaskClient, user: User) -> User:
 
 def list_keys(client: FlaskClient, user: User) -> list[dict[str, Any]]:
     return list(client.get("/api/v1/keys", headers=user.headers).json["data"]["keys"])
+
+
+def create_live_key(browser: Browser, **fields: Any) -> TestResponse:
+    """Fill in the form for a live key, and confirm it; returns the last page."""
+    asked = browser.submit(NEW, **{**fields, "mode": "live"})
+    assert (asked.status_code, "Create a live key?" in asked.text) == (200, True), asked.text
+    return browser.send(NEW, form_of(asked, NEW))
 
 
 def get_only_key(client: FlaskClient, user: User) -> dict[str, Any]:

@@ -64,14 +64,16 @@ def newer_url(page: Page | None, instant_of: Callable[[Any], datetime]) -> str:
     return filter_url(after=newest.isoformat())
 
 
-def newer_rows(count: int, most: int, noun: str) -> PageResponse:
+def newer_rows(count: int, most: int, noun: str, nouns: str = "") -> PageResponse:
     """The fragment that says how many rows came after the open page, and leads to them.
 
     most: counts are exact below it
     noun: of a row, such as "message"
+    nouns: of several; with an "s" by default
     """
     poll, reload = filter_url(), filter_url(after=None)
-    return render_page("_newer.html", count=count, most=most, noun=noun, poll=poll, reload=reload)
+    nouns = nouns or f"{noun}s"
+    return render_page("_newer.html", count=count, most=most, noun=noun, nouns=nouns, poll=poll, reload=reload)
 
 
 def is_htmx_fragment() -> bool:

@@ -1,13 +1,15 @@
 """Update, rotation and revocation of keys on the pages apply to the next request."""
 
+import re
 from datetime import timedelta
+from urllib.parse import urlencode
 
 from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
 from tests.support.accounts import PASSWORD, User, create_key, make_key
-from tests.support.key_pages import KEYS, NEW, displayed_secret, get_only_key, refresh_session, usage_status
+from tests.support.key_pages import KEYS, NEW, displayed_secret, get_only_key, list_keys, refresh_session, usage_status
 from tests.support.pages import Browser, form_of
 
 
@@ -79,6 +81,42 @@ def test_key_is_revoked_after_confirmation(browser: Browser, client: FlaskClient
     assert usage_status(client, key) == 401
     assert "Revoke key" not in browser.open(f"{page_path}/revoke").text
     assert "/roll" not in browser.open(page_path).text
+
+
+def test_picked_keys_are_revoked_after_confirmation(app: Flask, client: FlaskClient, alice: User) -> None:
+    secrets = [make_key(client, alice, name=f"Shop {n}")["X-API-Key"] for n in range(3)]
+    other = make_key(client, alice, mode="test")["X-API-Key"]
+    key_ids = [key["id"] for key in list_keys(client, alice)]
+    browser = Browser(app, refresh_session(client, alice))
+    picks = re.findall(r'name="ids" value="(key_[0-9a-f]{32})"', browser.open(KEYS).text)
+    assert picks == key_ids[1:]
+    confirm = f"{KEYS}/revoke?{urlencode([('ids', key_id) for key_id in (*picks[:2], key_ids[0])])}"
+    page = browser.open(confirm).text
+    assert [name in page for name in ("Shop 2", "Shop 1", "Shop 0", "Revoke 2 API keys")] == [True, True, False, True]
+    assert browser.form(confirm)["ids"] == picks[:2], "a test key is not on a page of live keys"
+    for changes in ({"typed": "Revoke 2 keys"}, {"typed": "revoke", "confirm_password": PASSWORD}):
+        refused = browser.submit(confirm, **changes)
+        assert (refused.status_code, form_of(refused, f"{KEYS}/revoke")["ids"]) == (422, picks[:2])
+    changes = {"typed": "revoke 2 keys", "confirm_password": PASSWORD}
+    done = browser.submit(confirm, **changes)
+    assert (done.status_code, done.location) == (303, KEYS)
+    page = browser.open(KEYS).text
+    assert "2 keys revoked. Requests with them are rejected immediately." in page
+    assert re.findall(r'name="ids" value="([^"]+)"', page) == picks[2:], "a revoked key cannot be picked"
+    assert [usage_status(client, secret) for secret in (*secrets, other)] == [200, 401, 401, 200]
+    assert "No keys selected" in browser.open(f"{KEYS}/revoke?ids={picks[0]}&ids=nonsense").text
+
+
+def test_key_that_was_revoked_meanwhile_is_named_when_picked_keys_are_revoked(
+    browser: Browser, client: FlaskClient, alice: User
+) -> None:
+    for _ in range(2):
+        make_key(client, alice)
+    first, second = (key["id"] for key in list_keys(client, alice))
+    fields = browser.form(f"{KEYS}/revoke?ids={first}&ids={second}") | {"typed": ["Revoke 2 keys"]}
+    client.delete(f"/api/v1/keys/{first}", headers=alice.headers)
+    assert browser.send(f"{KEYS}/revoke", fields).status_code == 303
+    assert "1 key revoked. Requests with them are rejected immediately. 1 key skipped" in browser.open(KEYS).text
 
 
 def test_key_update_applies_at_once_and_is_audited(browser: Browser, client: FlaskClient, alice: User) -> None:

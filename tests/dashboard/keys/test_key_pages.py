@@ -125,7 +125,9 @@ def test_figures_equal_the_api(app: Flask, client: FlaskClient) -> None:
     rows = browser.open(KEYS).text.split("<tr>")
     for name, count in counts.items():
         (row,) = [row for row in rows if f">{name}</bdi></a>" in row]
-        assert f'data-th="Requests, 30 days" class="num p2">{count}<' in row
+        assert f"<span>{count}</span>" in row
+        heights = [float(height) for height in re.findall(r'<rect [^>]*height="([^"]+)"', row)]
+        assert heights == ([1.0] * 29 + [47.0] if count else [])
     detail = re.sub(r"</?a\b[^>]*>", "", browser.open(f"{KEYS}/key_{organization.keys['busy'].hex}").text)
     for label, value in {"Requests": 5, "Accepted": 2, "Rejected": 2, "Rate limited": 1}.items():
         assert f'<p class="stat-label">{label}</p><p class="stat-value">{value}</p>' in detail

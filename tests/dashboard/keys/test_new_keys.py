@@ -16,7 +16,16 @@ from werkzeug.serving import make_server
 from saas_api.core import clock
 from saas_api.services import services
 from tests.support.accounts import PASSWORD, User
-from tests.support.key_pages import KEYS, NEW, PreTexts, displayed_secret, get_only_key, list_keys, refresh_session
+from tests.support.key_pages import (
+    KEYS,
+    NEW,
+    PreTexts,
+    create_live_key,
+    displayed_secret,
+    get_only_key,
+    list_keys,
+    refresh_session,
+)
 from tests.support.pages import Browser, form_of
 from tests.support.services import change_service, create_service
 
@@ -24,13 +33,12 @@ from tests.support.services import change_service, create_service
 def test_key_is_created_as_requested_and_shown_once(browser: Browser, client: FlaskClient, alice: User) -> None:
     fields = {
         "name": "Order <service>",
-        "mode": "live",
         "expiry": "30",
         "preset": "read",
         "allowed_ips": "203.0.113.0/24\n2001:db8::/32",
         "rate_limit_per_minute": "7",
     }
-    response = browser.submit(NEW, **fields)
+    response = create_live_key(browser, **fields)
     assert (response.status_code, response.headers["Cache-Control"]) == (200, "no-store")
     assert "<dialog" in response.text
     assert 'data-guard="You have not copied the key"' in response.text
@@ -150,8 +158,24 @@ def test_live_key_requires_a_recent_password(app: Flask, client: FlaskClient, al
     assert list_keys(client, user) == []
     assert browser.submit(NEW, name="tried", mode="test").status_code == 200
     assert browser.open(f"{NEW}?mode=live").status_code == 200
-    assert browser.submit(NEW, name="real", mode="live", confirm_password=PASSWORD).status_code == 200
+    assert create_live_key(browser, name="real", confirm_password=PASSWORD).status_code == 200
     assert {(key["name"], key["mode"]) for key in list_keys(client, user)} == {("tried", "test"), ("real", "live")}
+
+
+def test_live_key_is_created_once_it_is_confirmed(browser: Browser, client: FlaskClient, alice: User) -> None:
+    choices = {"name": "Shop", "preset": "own", "scopes": ["usage:read", "messages:read"], "allowed_ips": "10.0.0.0/8"}
+    asked = browser.submit(NEW, mode="live", **choices)
+    assert "Calls with a live key count toward your usage and are billed." in asked.text
+    assert all(text in asked.text for text in ("Shop", "usage:read", "10.0.0.0/8"))
+    assert list_keys(client, alice) == []
+    fields = form_of(asked, NEW)
+    first, second = browser.send(NEW, fields), browser.send(NEW, fields)
+    assert displayed_secret(first) == displayed_secret(second)
+    key = get_only_key(client, alice)
+    assert (key["name"], key["mode"], key["scopes"]) == ("Shop", "live", ["messages:read", "usage:read"])
+    assert key["allowed_ips"] == ["10.0.0.0/8"]
+    wrong = browser.submit(NEW, mode="live", name="k", preset="own", scopes=["admin"])
+    assert (wrong.status_code, "Must be one of" in wrong.text) == (422, True)
 
 
 def test_live_key_requires_a_verified_address_if_configured(

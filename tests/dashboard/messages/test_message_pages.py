@@ -18,7 +18,7 @@ from saas_api.core import formatting
 from tests.support.accounts import Headers, User, join, sign_in
 from tests.support.message_pages import MESSAGES, NEW, list_messages, pages_module, parse_csv
 from tests.support.messages import MAIL, SMS, Work, send_message
-from tests.support.pages import Browser, check_access
+from tests.support.pages import Browser, check_access, form_of
 from tests.support.statements import MAX_PAGE_STATEMENTS, count_statements
 
 PAGES = {
@@ -124,6 +124,29 @@ def test_sent_message_cannot_be_canceled(browser: Browser, client: FlaskClient, 
     assert "can no longer be canceled" in response.text
 
 
+def test_picked_messages_are_canceled_once(
+    browser: Browser, client: FlaskClient, alice: User, live: Headers, work: Work
+) -> None:
+    delivered = send_message(client, live)
+    work()
+    queued = [send_message(client, live) for _ in range(3)]
+    page = browser.open(f"{MESSAGES}?type=sms")
+    assert re.findall(r'name="ids" value="(msg_[0-9a-f]{32})"', page.text) == queued[::-1]
+    action = f"{MESSAGES}/cancel?type=sms"
+    fields = {**form_of(page, action), "ids": [queued[0], delivered, queued[1]]}
+    responses = [browser.send(action, fields) for _ in range(2)]
+    assert [(response.status_code, response.location) for response in responses] == [(303, f"{MESSAGES}?type=sms")] * 2
+    assert "2 messages canceled. 1 message skipped" in browser.open(MESSAGES).text
+    assert [message["status"] for message in list_messages(client, alice)] == [
+        "queued",
+        "canceled",
+        "canceled",
+        "delivered",
+    ]
+    work()
+    assert 'name="ids"' not in browser.open(MESSAGES).text
+
+
 def test_message_shows_its_event_deliveries(
     app: Flask, browser: Browser, client: FlaskClient, alice: User, bob: User, live: Headers, work: Work
 ) -> None:
@@ -184,6 +207,36 @@ def test_filters_apply_and_modes_never_mix(
     assert listed_ids("range=30d&end_date=2020-01-02") == set()
     browser.client.set_cookie("mode", "test")
     assert listed_ids("") == {trial}
+
+
+def test_tabs_count_the_messages_of_each_status(
+    browser: Browser, client: FlaskClient, live: Headers, trial_key: Headers, work: Work
+) -> None:
+    for recipient in (SMS["to"], SMS["to"], "+15005550001"):
+        send_message(client, live, to=recipient)
+    work()
+    send_message(client, live, **MAIL)
+    send_message(client, trial_key)
+
+    def counts(query: str = "") -> dict[str, str]:
+        page = browser.open(f"{MESSAGES}{query}").text
+        return {name: count for name, count in re.findall(r'>(\w+) <span class="count">([^<]+)<', page) if count != "0"}
+
+    assert counts() == counts("?status=canceled&range=24h") == {"Queued": "1", "Delivered": "2", "Failed": "1"}
+    assert counts("?to=%2B15005550001") == {"Failed": "1"}
+    assert counts("?type=sms") == counts("?end_date=2020-01-02") == {}
+    assert counts("?mode=test") == {"Queued": "1"}
+
+
+def test_key_filter_offers_the_keys_of_the_mode(
+    browser: Browser, client: FlaskClient, live: Headers, trial_key: Headers
+) -> None:
+    """It offered the test keys among live messages, too."""
+    send_message(client, live)
+    send_message(client, trial_key)
+    offered = r'<option value="key_[0-9a-f]+">([^<]+)<'
+    assert re.findall(offered, browser.open(MESSAGES).text) == ["Live key"]
+    assert re.findall(offered, browser.open(f"{MESSAGES}?mode=test").text) == ["Test key"]
 
 
 def test_search_finds_a_message_by_its_id(browser: Browser, client: FlaskClient, live: Headers) -> None:

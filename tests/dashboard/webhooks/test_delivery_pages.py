@@ -162,6 +162,28 @@ def test_tabs_count_the_deliveries_of_each_status(browser: Browser, acme: Webhoo
     assert counts("?event_type=invoice.paid") == {}
 
 
+def test_open_list_counts_newer_deliveries_that_match_its_filters(browser: Browser, acme: WebhookOrganization) -> None:
+    endpoint, other = acme.create_endpoint(), acme.create_endpoint()
+    acme.create_endpoint(mode="test")
+    acme.publish_event()
+    acme.finish_deliveries("delivered")
+
+    def newer(query: str) -> str:
+        """Publish an event to an open list, and return what its poll says."""
+        page = browser.open(f"{HOOKS}/deliveries?{query}").text
+        [poll] = re.findall(r'id="newer"[^>]*hx-get="([^"]+)"', page)
+        acme.publish_event()
+        acme.publish_test_event()
+        text = browser.open(html.unescape(poll), **{"HX-Request": "true"}).text
+        return " ".join(re.findall(r">Show ([^<]+)<", text))
+
+    assert newer("") == "2 new deliveries"
+    assert newer(f"endpoint_id={endpoint['id']}&event_type=invoice.paid") == "1 new delivery"
+    assert newer(f"endpoint_id={other['id']}&status=delivered") == ""
+    assert newer("event_type=invoice.voided") == ""
+    assert 'id="newer"' not in browser.open(f"{HOOKS}/deliveries?status=lost").text
+
+
 def test_event_shows_its_payload_and_is_replayed(browser: Browser, acme: WebhookOrganization) -> None:
     acme.create_endpoint()
     acme.publish_event(number="<script>alert(1)</script>")
