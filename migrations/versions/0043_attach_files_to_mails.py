@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0043"
-down_revision = "0036"
+down_revision = "0041"
 
 # Such as {"kind": "invoice", "id": "..."}, of the organization of the mail.
 UP = """

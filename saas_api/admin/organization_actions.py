@@ -20,6 +20,7 @@ from saas_api.accounts.tokens import InvalidToken, TokenAudience, TokenExpired
 from saas_api.admin import context
 from saas_api.admin.context import Preview, ReasonForm
 from saas_api.billing import (
+    current_period,
     pauses,
     period_close,
     periods,
@@ -30,12 +31,13 @@ from saas_api.billing import (
     subscriptions,
     wallet,
 )
+from saas_api.billing.current_period import CurrentPeriod
 from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingPeriod, BillingProfile, CreditGrant, GrantKind, Subscription
 from saas_api.billing.period_close import CloseResult
 from saas_api.billing.plans import SelectablePlan
-from saas_api.billing.previews import BillPreview
 from saas_api.billing.rating import period_grid
+from saas_api.billing.rating.bill import Bill
 from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD
 from saas_api.billing.service_terms import LimitOverrides
 from saas_api.billing.subscriptions import PlanChange
@@ -157,12 +159,14 @@ class BillNowPreview:
     """What ending the running period at this moment would charge.
 
     drafts: the invoices that would be written, those of ended periods too
-    running: the running period and its bill up to now
+    running: the running period
+    final: the bill of the running period if it ended now
     next_ends_at: when the period that begins now would end
     """
 
     drafts: list[InvoiceWithPeriod]
-    running: BillPreview
+    running: CurrentPeriod
+    final: Bill
     next_ends_at: datetime
 
     @property
@@ -172,7 +176,7 @@ class BillNowPreview:
     @property
     def is_recent_period(self) -> bool:
         """Whether the running period began within the last hour, perhaps because another operator billed it."""
-        return (clock.now() - self.running.period.starts_at).total_seconds() < RECENT_PERIOD_SECONDS
+        return (clock.now() - self.running.account.period.starts_at).total_seconds() < RECENT_PERIOD_SECONDS
 
 
 def preview_plan_change(organization: Organization, form: Form | None) -> Preview:
@@ -222,11 +226,12 @@ def preview_credit(organization: Organization, _form: Form | None) -> Preview:
 def preview_bill_now(organization: Organization, _form: Form | None) -> Preview:
     """Previews the invoices that `bill_now` would write at this moment."""
     with tenancy.tenant_session(organization.id) as session:
-        preview = previews.preview_current_period(session, organization.id)
-        running = periods.find_current_period(session, organization.id, clock.now())
-        ends_at = _next_end(session, organization.id, running)
+        running = current_period.read_current_period(session, organization.id)
+        final = previews.preview_final_bill(session, running)
+        period = periods.find_current_period(session, organization.id, clock.now())
+        ends_at = _next_end(session, organization.id, period)
     drafts = period_close.preview_now(organization.id, is_repeat_ignored=True)
-    return Preview(BillNowPreview(drafts, preview, ends_at))
+    return Preview(BillNowPreview(drafts, running, final, ends_at))
 
 
 def suspend(operator: OperatorContext, organization_id: UUID) -> None:

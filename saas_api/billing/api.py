@@ -8,23 +8,23 @@ from flask import Blueprint, Response, g
 from saas_api.accounts.organizations import OrganizationClosed
 from saas_api.billing import (
     credit_notes,
+    current_period,
     invoice_documents,
     invoice_mails,
     invoices,
     organization_closing,
-    previews,
     throttles,
     wallet,
 )
+from saas_api.billing.current_period import CurrentPeriod
 from saas_api.billing.invoices import InvoiceWithLines, LineExplanation
 from saas_api.billing.organization_closing import ClosedOrganization, ClosingPreview
-from saas_api.billing.previews import BillPreview
 from saas_api.billing.schemas import (
-    BillPreviewOut,
     ClosedOrganizationOut,
     CloseOrganizationIn,
     ClosingPreviewOut,
     CreditNotesOut,
+    CurrentBillOut,
     InvoiceDetailOut,
     InvoicesOut,
     InvoicesQuery,
@@ -46,10 +46,10 @@ bp = Blueprint("billing", __name__)
 
 @bp.get("/billing/calculate")
 @require_permission("billing:read")
-@endpoint(operation_id="preview_current_period", tag="billing", reads_replica=True, returns=BillPreviewOut())
-def preview_current_period() -> BillPreview:
-    """Show what closing the current period now would charge."""
-    return previews.preview_current_period(engine.session(), g.principal.organization_id)
+@endpoint(operation_id="get_current_bill", tag="billing", reads_replica=True, returns=CurrentBillOut())
+def show_current_bill() -> CurrentPeriod:
+    """Show the bill of the current period: its cost so far by line, and a forecast."""
+    return current_period.read_current_period(engine.session(), g.principal.organization_id)
 
 
 @bp.get("/billing/history")

@@ -14,9 +14,9 @@ from saas_api.billing import bill_inputs, pauses, period_spend, periods
 from saas_api.billing.bill_inputs import LiveUsage
 from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription, SubscriptionSegment
 from saas_api.billing.rating import bill, plan_changes
-from saas_api.billing.rating.bill import Bill, BillInputs, LineKind, RatedPlanVersion, UsageQuantity
+from saas_api.billing.rating.bill import Bill, BillInputs, BillLine, LineKind, RatedPlanVersion, UsageQuantity
 from saas_api.billing.rating.plan_changes import PlanSegment
-from saas_api.core import money
+from saas_api.core import clock, money
 from saas_api.core.errors import ServiceUnavailable
 
 _MOMENT = timedelta(microseconds=1)
@@ -61,6 +61,11 @@ class CurrentPeriod:
     held_minor: int
 
     @property
+    def currency(self) -> str:
+        """Currency of every amount."""
+        return self.bill.currency
+
+    @property
     def base_minor(self) -> int:
         """Base amount of the whole period."""
         return sum(line.amount_minor for line in self.bill.lines if line.kind == LineKind.BASE)
@@ -71,14 +76,14 @@ class CurrentPeriod:
         return self.usage.requests
 
     @property
-    def minimum_minor(self) -> int:
-        """What minimums would add to the bill if no more usage came."""
-        return sum(line.amount_minor for line in self.bill.lines if line.kind == LineKind.MINIMUM)
+    def lines(self) -> list[BillLine]:
+        """The lines of the cost so far: those of the bill without what minimums would add if no more usage came."""
+        return [line for line in self.bill.lines if line.kind != LineKind.MINIMUM]
 
     @property
     def so_far_minor(self) -> int:
-        """The cost so far: base amount of the whole period and usage, without what a minimum adds."""
-        return self.bill.total_minor - self.minimum_minor
+        """The cost so far: base amount of the whole period and usage."""
+        return sum(line.amount_minor for line in self.lines)
 
     @property
     def projected_minor(self) -> int | None:
@@ -131,6 +136,16 @@ def _find_account(
     return BillingAccount(
         subscription, profile, period, [PlanSegment(*stage) for stage in zip(version_ids, starts_at, strict=True)]
     )
+
+
+def read_current_period(session: Session, organization_id: UUID) -> CurrentPeriod:
+    """Returns the current period of an organization with its bill.
+
+    raises: as `get_account`
+    """
+    now = clock.now()
+    account = get_account(session, organization_id, now)
+    return get_current_period(session, account, max(now, account.period.starts_at))
 
 
 def get_current_period(session: Session, account: BillingAccount, at: datetime) -> CurrentPeriod:

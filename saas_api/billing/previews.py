@@ -1,4 +1,4 @@
-"""Bills that are calculated and not stored: the current period so far, and usage on other plans."""
+"""Bills that are calculated and not stored: of the current period if it ended now, and of usage on other plans."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,36 +19,11 @@ from saas_api.core.errors import ValidationFailed
 from saas_api.usage import meters
 
 
-@dataclass(frozen=True)
-class BillPreview:
-    """The current period and its bill.
-
-    running: the current period with the figures that every page shows
-    bill: what ending the period now would charge: the base amount up to now, and usage
-    """
-
-    running: CurrentPeriod
-    bill: Bill
-
-    @property
-    def period(self) -> BillingPeriod:
-        return self.running.account.period
-
-    @property
-    def currency(self) -> str:
-        return self.bill.currency
-
-
-def preview_current_period(session: Session, organization_id: UUID) -> BillPreview:
-    """Calculate the figures of the current period, and what ending it now would charge.
-
-    raises: OrganizationNotFound, NoCurrentPeriod
-    """
-    account = current_period.get_account(session, organization_id, clock.now())
-    now = max(clock.now(), account.period.starts_at)
-    running = current_period.get_current_period(session, account, now)
-    inputs = bill_inputs.get_period_inputs(session, account.period, now, running.usage)
-    return BillPreview(running, bill.calculate_bill(inputs))
+def preview_final_bill(session: Session, running: CurrentPeriod) -> Bill:
+    """Calculate what ending the current period at this moment would charge: the base amount up to now, and usage."""
+    period = running.account.period
+    now = max(clock.now(), period.starts_at)
+    return bill.calculate_bill(bill_inputs.get_period_inputs(session, period, now, running.usage))
 
 
 @dataclass(frozen=True)

@@ -68,29 +68,26 @@ class BillLineOut(StrictSchema):
     calculation = fields.Dict()
 
 
-class BillPreviewOut(StrictSchema):
+class CurrentBillOut(StrictSchema):
     """GET /billing/calculate."""
 
-    period = fields.Nested(BillingPeriodOut())
-    total_requests = fields.Integer(attribute="running.requests")
-    so_far_amount = MinorAmount(
-        attribute="running.so_far_minor",
+    period = fields.Nested(BillingPeriodOut(), attribute="account.period")
+    total_requests = fields.Integer(attribute="requests")
+    lines = fields.List(
+        NestedAmounts(BillLineOut()),
         metadata={"description": "the base amount of the whole period and usage so far, without a plan's minimum"},
     )
+    total_amount = MinorAmount(
+        attribute="so_far_minor", metadata={"description": "the cost so far: the sum of the lines"}
+    )
     projected_amount = MinorAmount(
-        attribute="running.projected_minor",
+        attribute="projected_minor",
         allow_none=True,
         metadata={
             "description": "the bill at the end of the period if usage continues at its pace; "
             "null on the first day of a period or plan"
         },
     )
-    lines = fields.List(
-        NestedAmounts(BillLineOut()),
-        attribute="bill.lines",
-        metadata={"description": "what ending the period now would charge: the base up to now, and usage"},
-    )
-    total_amount = MinorAmount(attribute="bill.total_minor", metadata={"description": "the sum of the lines"})
     currency = fields.String()
     status = fields.String(dump_default="calculating")
 

@@ -1,4 +1,4 @@
-"""Pages of the billing section: overview with invoices, wallet, credit notes; the invoice list as CSV."""
+"""Pages of the billing section: the current bill with the invoices, and credits; both bill and invoices as CSV."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -7,9 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, url_for
 from marshmallow import fields, validate
 
-from saas_api.billing import credit_notes as billing_credit_notes
-from saas_api.billing import current_period, invoices
-from saas_api.billing import wallet as billing_wallet
+from saas_api.billing import credit_notes, current_period, invoices, period_close, wallet
 from saas_api.billing.current_period import CurrentPeriod
 from saas_api.billing.invoices import InvoiceListItem
 from saas_api.billing.models import CreditEntryReason, GrantKind, InvoiceStatus
@@ -19,10 +17,11 @@ from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
-from saas_api.core.fields import PageQuery
+from saas_api.core.fields import StrictSchema
 from saas_api.core.web import forms, pages
 from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
-from saas_api.dashboard import context
+from saas_api.dashboard import context, current_bill, home
+from saas_api.usage import meters
 
 bp = Blueprint("billing", __name__)
 
@@ -64,14 +63,17 @@ class InvoiceFilters(InvoicesQuery):
 @bp.get("/billing")
 @require_permission("billing:read")
 def index() -> Response:
-    """Show the current period, the invoices and the wallet. The page polls the block of the current period."""
+    """Show the current bill, the invoices and the wallet. The page polls the block of the bill."""
     query, form = forms.parse_filters(InvoiceFilters(exclude=("limit",)))
     if not form.errors and query["format"] == "csv":
         return _table(query)
-    running = current_period.get_current_period(engine.session(), context.current_account(), clock.now())
+    running, by_code = _read_running(), meters.all_meters(engine.session())
     page_context: dict[str, Any] = {
         "running": running,
         "period": running.account.period,
+        "rows": current_bill.list_rows(running, by_code),
+        "unpaid": home.list_unpaid_invoices(engine.session(), context.current_organization_id()),
+        "invoiced_at": period_close.get_invoicing_time(running.account.period),
         "now": clock.now(),
     }
     if not pages.is_htmx_fragment():
@@ -87,6 +89,18 @@ def index() -> Response:
         status=status,
         **page_context,
     )
+
+
+@bp.get("/billing/current-bill.csv")
+@require_permission("billing:read")
+def download_current_bill() -> Response:
+    """Download the lines of the current bill, with what the plan includes."""
+    running = _read_running()
+    return current_bill.csv_table(running, current_bill.list_rows(running, meters.all_meters(engine.session())))
+
+
+def _read_running() -> CurrentPeriod:
+    return current_period.get_current_period(engine.session(), context.current_account(), clock.now())
 
 
 def _money(query: Mapping[str, Any], running: CurrentPeriod) -> dict[str, Any]:
@@ -107,7 +121,7 @@ def _money(query: Mapping[str, Any], running: CurrentPeriod) -> dict[str, Any]:
         "totals": totals,
         "years": [("", "Any"), *((year, year) for year in _years(totals.first_issued_at))],
         "wallet": sorted(
-            billing_wallet.wallet_balances(engine.session(), context.current_organization_id(), clock.now()).items()
+            wallet.wallet_balances(engine.session(), context.current_organization_id(), clock.now()).items()
         ),
         "currency": running.version.currency,
         "zone": context.current_zone(),
@@ -148,50 +162,39 @@ def _csv_row(invoice: InvoiceListItem) -> list[Any]:
     return [row[column] for column in INVOICE_CSV_COLUMNS]
 
 
-@bp.get("/billing/wallet")
+class CreditsQuery(StrictSchema):
+    """Where the two lists of the page begin."""
+
+    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
+    notes_cursor = fields.String(load_default=None, validate=validate.Length(max=500))
+
+
+@bp.get("/billing/credits")
 @require_permission("billing:read")
-def wallet() -> Response:
-    """Show the balances and each credit grant with its entries."""
-    query, form = forms.parse_filters(PageQuery(only=("cursor",)))
-    page = (
-        None
-        if form.errors
-        else billing_wallet.list_grants(
-            engine.session(), context.current_organization_id(), PageRequest(PAGE_SIZE, query["cursor"])
-        )
-    )
+def list_credits() -> Response:
+    """Show the balances, each credit grant with its entries, and the credit notes."""
+    query, form = forms.parse_filters(CreditsQuery())
+    session, organization_id = engine.session(), context.current_organization_id()
+    grants = notes = None
+    if not form.errors:
+        grants = wallet.list_grants(session, organization_id, PageRequest(PAGE_SIZE, query["cursor"]))
+        notes = credit_notes.list_credit_notes(session, organization_id, PageRequest(PAGE_SIZE, query["notes_cursor"]))
     return pages.render_page(
-        "dashboard/billing/wallet.html",
+        "dashboard/billing/credits.html",
         status=422 if form.errors else 200,
         form=form,
-        grants=page.items if page else (),
-        balances=sorted(
-            billing_wallet.wallet_balances(engine.session(), context.current_organization_id(), clock.now()).items()
-        ),
+        grants=grants.items if grants else (),
+        notes=notes.items if notes else (),
+        balances=sorted(wallet.wallet_balances(session, organization_id, clock.now()).items()),
         kinds=GRANT_KIND_LABELS,
         reasons=CREDIT_ENTRY_REASON_LABELS,
         zone=context.current_zone(),
-        **pages.pagination_links(page.next_cursor if page else None),
+        older_notes=_notes_url(notes.next_cursor if notes else None),
+        newest_notes=_notes_url("") if query.get("notes_cursor") else "",
+        **pages.pagination_links(grants.next_cursor if grants else None),
     )
 
 
-@bp.get("/billing/credit-notes")
-@require_permission("billing:read")
-def credit_notes() -> Response:
-    """List the credit notes, newest first."""
-    query, form = forms.parse_filters(PageQuery(only=("cursor",)))
-    page = (
-        None
-        if form.errors
-        else billing_credit_notes.list_credit_notes(
-            engine.session(), context.current_organization_id(), PageRequest(PAGE_SIZE, query["cursor"])
-        )
-    )
-    return pages.render_page(
-        "dashboard/billing/credit_notes.html",
-        status=422 if form.errors else 200,
-        form=form,
-        notes=page.items if page else (),
-        zone=context.current_zone(),
-        **pages.pagination_links(page.next_cursor if page else None),
-    )
+def _notes_url(cursor: str | None) -> str:
+    """The page with the credit notes from a cursor, or with the newest ones; empty for None."""
+    return "" if cursor is None else f"{pages.filter_url(notes_cursor=cursor)}#credit-notes"

@@ -1,14 +1,15 @@
 """The spending page: spend cap and alerts."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from decimal import Decimal
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 import marshmallow as ma
 from flask import Blueprint, Response, g
 from marshmallow import fields, validate
+from sqlalchemy import Row
 
 from saas_api.accounts import audit
 from saas_api.billing import alerts, current_period, spend_cap
@@ -74,17 +75,11 @@ def index(form: Form | None = None) -> Response:
         is_default=profile.spend_cap_is_default,
         default_minor=setting("DEFAULT_SPEND_CAP").get(currency),
         currency=currency,
-        rules=[
-            {
-                "rule": rule,
-                "text": describe_alert(rule.subject, rule.meter_code, rule.threshold, by_code, currency),
-                "is_void": rule.subject == AlertSubject.PERCENT_OF_INCLUDED
-                and not _includes_some(running.version, rule.meter_code),
-            }
-            for rule in alerts.list_alert_rules(
-                engine.session(), context.current_organization_id(), running.account.period.id
-            )
-        ],
+        alert_groups=list_alert_groups(
+            alerts.list_alert_rules(engine.session(), context.current_organization_id(), running.account.period.id),
+            by_code,
+            running.version,
+        ),
         subjects=list(_subjects(by_code, running.version)),
         period=running.account.period,
         zone=context.current_zone(),
@@ -139,24 +134,73 @@ def remove_alert(rule_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - 
     return pages.redirect_to(TEMPLATE, _notice="Alert removed.")
 
 
-def describe_alert(
-    subject: str, code: str | None, threshold: Decimal, by_code: Mapping[str, MeterContent], currency: str
-) -> str:
-    """Returns an alert in words.
+@dataclass(frozen=True)
+class AlertChip:
+    """A threshold of a subject.
+
+    rule: as of `alerts.list_alert_rules`
+    threshold, text: in words, alone and with its subject
+    """
+
+    rule: Row[Any]
+    threshold: str
+    text: str
+
+
+@dataclass(frozen=True)
+class AlertGroup:
+    """The alerts of one subject, lowest threshold first.
+
+    is_void: the plan includes nothing that they could count
+    """
+
+    subject: str
+    is_void: bool
+    chips: Sequence[AlertChip]
+
+
+def list_alert_groups(
+    rules: Iterable[Row[Any]], by_code: Mapping[str, MeterContent], version: RatedPlanVersion
+) -> list[AlertGroup]:
+    """Returns alerts by what they watch, those of the spend first."""
+    groups: defaultdict[tuple[str, str | None], list[Row[Any]]] = defaultdict(list)
+    for rule in sorted(rules, key=lambda rule: (rule.meter_code or "", rule.subject, rule.threshold)):
+        groups[rule.subject, rule.meter_code].append(rule)
+    return [
+        AlertGroup(
+            describe_subject(subject, code, by_code),
+            subject == AlertSubject.PERCENT_OF_INCLUDED and not _includes_some(version, code),
+            [_chip(rule, by_code, version.currency) for rule in own],
+        )
+        for (subject, code), own in groups.items()
+    ]
+
+
+def _chip(rule: Row[Any], by_code: Mapping[str, MeterContent], currency: str) -> AlertChip:
+    match rule.subject:
+        case AlertSubject.SPEND:
+            threshold = formatting.format_cost(rule.threshold, currency)
+        case AlertSubject.QUANTITY:
+            threshold = formatting.format_number(rule.threshold)
+        case _:
+            threshold = formatting.format_percent(rule.threshold / 100)
+    return AlertChip(rule, threshold, f"{describe_subject(rule.subject, rule.meter_code, by_code)}: {threshold}")
+
+
+def describe_subject(subject: str, code: str | None, by_code: Mapping[str, MeterContent]) -> str:
+    """Returns what an alert watches in words.
 
     code, by_code: of its meter, and every meter
-    threshold: in the unit of its subject: major units of the currency, per cent or units of the meter
     """
-    units = meter_file.in_text(by_code[code].plural) if code else ""
     match subject:
         case AlertSubject.SPEND:
-            return f"Spend reaches {formatting.format_cost(threshold, currency)}"
+            return "Spend"
         case AlertSubject.SPEND_PERCENT_OF_CAP:
-            return f"Spend reaches {formatting.format_percent(threshold / 100)} of the cap"
+            return "Spend, % of the cap"
         case AlertSubject.QUANTITY:
-            return f"{formatting.format_number(threshold)} {units} used"
+            return f"{by_code[str(code)].plural} used"
         case _:
-            return f"{formatting.format_percent(threshold / 100)} of the included {units} used"
+            return f"{by_code[str(code)].plural}, % of included"
 
 
 def _subjects(by_code: Mapping[str, MeterContent], version: RatedPlanVersion) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,6 @@
-"""The usage page: calls by endpoint, key and day, the current period, charts and CSV."""
+"""The usage page: calls by endpoint, key, day and meter, charts and CSV."""
 
 import functools
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -16,9 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import organizations
-from saas_api.billing import periods, plans, previews, usage_costs
-from saas_api.billing.previews import BillPreview
-from saas_api.billing.rating.bill import LineKind
+from saas_api.billing import periods, plans, usage_costs
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.billing.usage_costs import CallTotals, UsageReport
 from saas_api.core import clock, formatting, ids, money, time_zones
@@ -55,7 +52,6 @@ RANGE_CHOICES = [
     ("custom", "Custom dates"),
 ]
 TABS = [("endpoint", "By endpoint"), ("key", "By key"), ("day", "By day"), ("meter", "By meter")]
-PERIOD_TAB = ("period", "This period")
 TABLE_FIELDS = {"range", "start_date", "end_date", "meter"}
 COUNT_COLUMNS = ("requests", "success_count", "error_count", "cost", "currency")
 USAGE_CSV_COLUMNS = {
@@ -63,7 +59,6 @@ USAGE_CSV_COLUMNS = {
     "key": ("api_key_id", "name", *COUNT_COLUMNS),
     "day": ("date", *COUNT_COLUMNS),
     "meter": ("meter", "unit", "requests", "quantity", "included", "overage", "cost", "currency"),
-    "period": ("meter", "unit", "quantity", "included", "overage", "amount", "currency"),
 }
 
 
@@ -94,18 +89,6 @@ class RateLimitUsage:
     per_minute: int
     peak: int
     peak_at: datetime | None
-
-
-@dataclass(frozen=True)
-class MeterAllowance:
-    """A meter of the plan in force.
-
-    included: quantity per period, in its unit
-    """
-
-    name: str
-    unit: str
-    included: Decimal
 
 
 def parse_range(session: Session, organization_id: UUID, query: Mapping[str, Any], zone: ZoneInfo) -> DateRange:
@@ -186,19 +169,6 @@ def get_rate_limit_usage(session: Session, organization_id: UUID, mode: str, at:
     return RateLimitUsage(row.exception or plans.resolve_rate_limit(row.value), row.peak, row.at)
 
 
-def list_meter_allowances(session: Session, organization_id: UUID, at: datetime) -> dict[str, MeterAllowance]:
-    """Returns every meter by code with the included quantity of the plan in force."""
-    rows = session.execute(
-        text("""SELECT m.code, m.name, m.unit, coalesce(p.included_quantity, 0) FROM meters m
-          LEFT JOIN prices p ON p.meter_code = m.code AND p.dimension_value = '' AND p.plan_version_id = (
-            SELECT plan_version_id FROM subscription_segments WHERE organization_id = :organization_id
-            ORDER BY starts_at <= :at DESC, seq DESC LIMIT 1)
-          ORDER BY m.code"""),
-        {"organization_id": organization_id, "at": at},
-    )
-    return {code: MeterAllowance(*rest) for code, *rest in rows}
-
-
 def list_priced_meters(session: Session, organization_id: UUID, at: datetime) -> set[str]:
     """Returns the codes of the meters that the plan in force prices."""
     sql = text("""SELECT meter_code FROM prices WHERE plan_version_id = (
@@ -218,31 +188,6 @@ class UsageFilters(StrictSchema):
     tab = fields.String(load_default="endpoint", validate=validate.Length(max=100))
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
     rows = fields.String(load_default=None, validate=validate.OneOf(("all",)))
-
-
-@dataclass(frozen=True)
-class MeterUsageRow:
-    """A meter in the current period; quantities in its unit, None where included quantities do not apply.
-
-    name: the whole description of the line where the meter has several
-    """
-
-    meter: str
-    name: str
-    unit: str
-    quantity: Decimal
-    included: Decimal | None
-    amount_minor: int
-
-    @property
-    def covered(self) -> Decimal | None:
-        """The quantity that the included one covers."""
-        return None if self.included is None else min(self.quantity, self.included)
-
-    @property
-    def overage(self) -> Decimal:
-        """The quantity beyond the included one."""
-        return self.quantity - (self.covered or 0)
 
 
 @bp.get("/usage")
@@ -273,8 +218,6 @@ def index() -> Response:
             meters=_meter_choices(by_code, form.value("meter"), ()),
         )
     view = _View(form, tabs, query["tab"], query["mode"] or g.principal.mode, zone, by_code)
-    if query["tab"] == "period":
-        return _period_rows(view, is_table=bool(query["format"]))
     if query["meter"]:
         return _meter_rows(view, days, by_code[query["meter"]], is_table=bool(query["format"]))
     report = usage_costs.usage_report(engine.session(), g.principal.organization_id, days, view.mode, by_code=by_code)
@@ -302,7 +245,7 @@ def _tabs(query: Mapping[str, Any], by_code: Mapping[str, MeterContent]) -> list
     """
     if query["meter"] and query["meter"] not in by_code:
         raise ValidationFailed.at_field("meter", "This meter does not exist.")
-    tabs = [*(meter_usage.tab_choices(by_code[query["meter"]]) if query["meter"] else TABS), PERIOD_TAB]
+    tabs = meter_usage.tab_choices(by_code[query["meter"]]) if query["meter"] else TABS
     if query["tab"] not in [code for code, _ in tabs]:
         raise ValidationFailed.at_field("tab", "This tab does not exist.")
     return tabs
@@ -360,24 +303,6 @@ def _render(view: _View, report: UsageReport) -> Response:
 def _shown_rows(view: _View, rows: Sequence[Any]) -> dict[str, Any]:
     """The first rows of a table, unless all are asked for, and the number of all."""
     return {"rows": rows if view.form.value("rows") else rows[:MAX_ROWS], "row_count": len(rows)}
-
-
-def _period_rows(view: _View, *, is_table: bool) -> Response:
-    if view.mode == KeyMode.TEST:
-        return pages.render_page(TEMPLATE, form=_filled(view.form), tab="period", **_range_links(view))
-    allowances = list_meter_allowances(engine.session(), g.principal.organization_id, clock.now())
-    preview = previews.preview_current_period(engine.session(), g.principal.organization_id)
-    metered = _metered(preview, allowances)
-    if is_table:
-        return _period_table(metered, preview, view.zone)
-    return pages.render_page(
-        TEMPLATE,
-        form=_filled(view.form),
-        tab="period",
-        running=preview.running,
-        metered=metered,
-        **_range_links(view),
-    )
 
 
 def _range_links(view: _View, used: Collection[str] = ()) -> dict[str, Any]:
@@ -501,38 +426,3 @@ def _cells(tab: str, heading: Sequence[Any]) -> Sequence[Any]:
 
 def _counts(tally: CallTotals, currency: str) -> tuple[Any, ...]:
     return tally.requests, tally.success_count, tally.error_count, Decimal(tally.format_cost(currency)), currency
-
-
-def _metered(preview: BillPreview, meters: Mapping[str, MeterAllowance]) -> list[MeterUsageRow]:
-    """Returns the usage lines of the bill, and meters without usage that have an included quantity."""
-    lines = [line for line in preview.bill.lines if line.meter is not None]
-    line_counts = Counter(line.meter for line in lines)
-    rows = []
-    for line in lines:
-        meter, included = meters[str(line.meter)], line.calculation.get("included")
-        is_only_line = line_counts[line.meter] == 1 and line.kind == LineKind.USAGE
-        name = meter.name if is_only_line else line.description
-        included_quantity = None if included is None else Decimal(included)
-        rows.append(
-            MeterUsageRow(str(line.meter), name, meter.unit, line.quantity, included_quantity, line.amount_minor)
-        )
-    billed_meters = {row.meter for row in rows}
-    rows += [
-        MeterUsageRow(code, meter.name, meter.unit, Decimal(0), meter.included, 0)
-        for code, meter in meters.items()
-        if code not in billed_meters and meter.included
-    ]
-    return rows
-
-
-def _period_table(metered: list[MeterUsageRow], preview: BillPreview, zone: ZoneInfo) -> Response:
-    currency = preview.bill.currency
-    rows = [
-        (
-            *(row.meter, row.unit, Decimal(money.format_unit_price(row.quantity)), row.covered, row.overage),
-            *(Decimal(money.format_minor(row.amount_minor, currency)), currency),
-        )
-        for row in metered
-    ]
-    starts = preview.period.starts_at.astimezone(zone).date()
-    return pages.csv_response(f"usage-period-{starts}-live.csv", USAGE_CSV_COLUMNS["period"], rows)

@@ -109,7 +109,7 @@ REPORTS = {
     "billing.explain_line",
     "billing.list_credit_notes",
     "billing.list_invoices",
-    "billing.preview_current_period",
+    "billing.show_current_bill",
     "billing.show_invoice",
     "billing.show_pdf",
     "billing.show_wallet",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from saas_api.billing import invariants, invoices, period_spend, previews
+from saas_api.billing import current_period, invariants, invoices, period_spend, previews
 from saas_api.core import clock
 from saas_api.usage import live_quantities, rollups
 from tests.support.billing import BillingOrganization, create_organization, day, publish_meter, publish_prices
@@ -95,14 +95,14 @@ def test_preview_spend_and_simulation_agree_with_the_invoice(acme: BillingOrgani
         rollups.rebuild_rollups()
     clock.freeze_time(day(20))
     with acme.transaction() as session:
-        preview = previews.preview_current_period(session, acme.id)
+        running = current_period.read_current_period(session, acme.id)
         [(period_id,)] = acme.rows("SELECT id FROM billing_periods WHERE seq = 1")
         spent = period_spend.get_period_spend(session, acme.id, period_id)
         [simulated] = previews.simulate_plans(session, acme.id, ["every"])
         live = live_quantities.get_totals(session, acme.id, period_id)
     invoice = close_april(acme)
     assert invoice.total_minor == 1_700
-    assert {preview.running.bill.total_minor, simulated.total_minor, spent.total} == {1_700}
+    assert {running.bill.total_minor, simulated.total_minor, spent.total} == {1_700}
     assert live == spent.metered == {"peak": 9, "seats": 3, "people": 2, "calls": 3, "sms": 500}
 
 
@@ -181,11 +181,11 @@ def test_usage_of_a_meter_without_a_price_is_on_the_bill_and_costs_nothing(acme:
     acme.use(12, "maps", at=day(2))
     clock.freeze_time(day(20))
     with acme.transaction() as session:
-        preview = previews.preview_current_period(session, acme.id)
+        running = current_period.read_current_period(session, acme.id)
     invoice = close_april(acme)
     [line] = acme.rows("SELECT * FROM invoice_lines")
     assert (line.description, line.quantity, line.amount_minor) == ("Maps, Every plan (not priced)", 12, 0)
-    assert [(one.description, one.amount_minor) for one in preview.bill.lines] == [(line.description, 0)]
+    assert [(one.description, one.amount_minor) for one in running.lines] == [(line.description, 0)]
     with acme.transaction() as session:
         explained = invoices.explain_line(session, acme.id, invoice.id, line.id)
     assert explained.explained.steps == (

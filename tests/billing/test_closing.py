@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from saas_api.billing import invoice_lifecycle, jobs, period_close, periods, previews, service_terms
+from saas_api.billing import current_period, invoice_lifecycle, jobs, period_close, periods, previews, service_terms
 from saas_api.billing.invoice_lifecycle import InvoiceNotCalculated
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock, faults, ids
@@ -208,12 +208,13 @@ def test_close_now_ends_the_period_and_bills_nothing_twice(context: Flask) -> No
     organization.use(100, at=day(5))
     clock.freeze_time(day(16))
     with organization.transaction() as session:
-        preview = previews.preview_current_period(session, organization.id)
+        running = current_period.read_current_period(session, organization.id)
+        final = previews.preview_final_bill(session, running)
     [drafted] = period_close.preview_now(organization.id)
     [item] = period_close.close_now(organization.id).invoices
     assert organization.lines() == {"base:starter@1": 1450, "usage:starter@1:sms": 100}
-    assert item.invoice.total_minor == preview.bill.total_minor == drafted.invoice.total_minor == 1550
-    assert preview.running.bill.total_minor == 3000
+    assert item.invoice.total_minor == final.total_minor == drafted.invoice.total_minor == 1550
+    assert running.bill.total_minor == 3000
     assert period_close.close_now(organization.id).invoices == []
     periods = organization.rows("SELECT starts_at, ends_at, state, is_cut FROM billing_periods ORDER BY seq")
     assert [tuple(period) for period in periods] == [

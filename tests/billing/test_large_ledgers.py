@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from saas_api.billing import period_close, periods, previews
+from saas_api.billing import current_period, period_close, periods
 from saas_api.core import clock
 from saas_api.usage import rollups
 from tests.support.billing import BillingOrganization, create_organization, day
@@ -58,10 +58,10 @@ def test_preview_reads_rollups_and_costs_what_the_invoice_costs(app: Flask, acme
     rollups.rebuild_rollups()
     clock.freeze_time(day(30, 23))
     with collect_scans(app, "usage_events") as scans, acme.transaction() as session:
-        preview = previews.preview_current_period(session, acme.id)
+        running = current_period.read_current_period(session, acme.id)
     assert sum(scan.rows_read for scan in scans) < ROWS / 10
     close_april(acme)
-    assert (preview.running.requests, preview.running.bill.total_minor) == (ROWS, acme.invoices()[0].total_minor)
+    assert (running.requests, running.bill.total_minor) == (ROWS, acme.invoices()[0].total_minor)
 
 
 def test_events_are_read_once_when_many_organizations_are_closed(app: Flask, acme: BillingOrganization) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from saas_api.accounts.audit import Actor
 from saas_api.billing import (
+    current_period,
     invariants,
     invoice_lifecycle,
     period_close,
@@ -62,11 +63,12 @@ def test_late_usage_costs_the_same_in_preview_forecast_simulation_and_invoice() 
     clock.freeze_time(day(20))
     with organization.transaction() as session:
         [march] = previews.simulate_plans(session, organization.id, ["studio"], 1)
-        preview = previews.preview_current_period(session, organization.id)
+        running = current_period.read_current_period(session, organization.id)
+        final = previews.preview_final_bill(session, running)
     [drafted] = period_close.preview_due(MAY_CLOSED, organization.id)
     invoice = close_periods(organization, MAY_CLOSED)
     assert march.total_minor == 10_000
-    assert preview.bill.total_minor == preview.running.bill.total_minor == drafted.invoice.total_minor == 12_000
+    assert final.total_minor == running.bill.total_minor == drafted.invoice.total_minor == 12_000
     assert invoice.total_minor == 12_000
     assert violations(organization) == []
 

@@ -7,7 +7,7 @@ import pytest
 from flask import Flask
 
 from saas_api.admin import organization_actions
-from saas_api.billing import pauses, period_close, period_spend, previews
+from saas_api.billing import current_period, pauses, period_close, period_spend, previews
 from saas_api.billing.rating import plan_changes
 from saas_api.billing.rating.bill import ProratedSegment
 from saas_api.billing.rating.plan_changes import Pause
@@ -71,10 +71,11 @@ def test_preview_cap_and_invoice_agree_about_a_suspension(context: Flask) -> Non
     suspend(organization, day(6))
     clock.freeze_time(day(16))
     with organization.transaction() as session:
-        preview = previews.preview_current_period(session, organization.id)
+        running = current_period.read_current_period(session, organization.id)
+        final = previews.preview_final_bill(session, running)
         [period] = organization.rows("SELECT id FROM billing_periods WHERE seq = 1")
         spend = period_spend.get_period_spend(session, organization.id, period.id)
-    assert (preview.bill.total_minor, preview.running.bill.total_minor, spend.base_minor) == (483, 483, 483)
+    assert (final.total_minor, running.bill.total_minor, spend.base_minor) == (483, 483, 483)
     [item] = period_close.close_now(organization.id).invoices
     assert item.invoice.total_minor == 483
 

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 
 from saas_api.accounts.audit import Actor
-from saas_api.billing import period_close, previews, subscriptions
+from saas_api.billing import current_period, period_close, previews, subscriptions
 from saas_api.billing.subscriptions import AlreadyOnPlan, PlanChange
 from saas_api.core import clock
 from tests.support.accounts import User
@@ -140,7 +140,7 @@ def test_simulation_of_the_current_period_equals_its_forecast() -> None:
     organization.use(12_345, "email", at=day(3))
     clock.freeze_time(day(9))
     with organization.transaction() as session:
-        forecast = previews.preview_current_period(session, organization.id).running.bill.total_minor
+        forecast = current_period.read_current_period(session, organization.id).bill.total_minor
     totals = simulate(organization, None)
     assert totals == {"free": 2050 + 1135, "starter": 7185, "pro": 9900 + 1525 + 617, "scale": 49_900 + 1220 + 494}
     assert totals["starter"] == forecast

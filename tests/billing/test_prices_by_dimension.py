@@ -11,6 +11,7 @@ from flask import Flask
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import (
     alerts,
+    current_period,
     invariants,
     invoice_documents,
     invoices,
@@ -97,14 +98,14 @@ def test_preview_spend_and_report_agree_with_the_invoice(acme: BillingOrganizati
     clock.freeze_time(day(20))
     days = DateRange(day(1).date(), day(30).date(), UTC)
     with acme.transaction() as session:
-        preview = previews.preview_current_period(session, acme.id)
+        running = current_period.read_current_period(session, acme.id)
         [(period_id,)] = acme.rows("SELECT id FROM billing_periods WHERE seq = 1")
         spent = period_spend.get_period_spend(session, acme.id, period_id)
         [simulated] = previews.simulate_plans(session, acme.id, ["ai"])
         report = usage_costs.usage_report(session, acme.id, days)
     invoice = close_april(acme)
     assert invoice.total_minor == 1_000 + 50 + 2_000 + 30
-    assert {preview.running.bill.total_minor, simulated.total_minor, spent.total} == {invoice.total_minor}
+    assert {running.bill.total_minor, simulated.total_minor, spent.total} == {invoice.total_minor}
     assert report.total_cost_minor == invoice.total_minor - 1_000
     assert spent.metered == {"tokens": 2_430}
     [tokens] = report.by_meter

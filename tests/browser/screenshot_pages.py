@@ -174,7 +174,7 @@ ALICE: dict[str, Steps] = {
     "plans": open_path("/dashboard/billing/plans"),
     "plan-confirm": open_path("/dashboard/billing/plans/<code>"),
     "spend-cap": open_path("/dashboard/billing/spending"),
-    "wallet": open_path("/dashboard/billing/wallet"),
+    "credits": open_path("/dashboard/billing/credits"),
     "invoice": open_path(INVOICE),
     "invoice-explain": open_path(f'{INVOICE}/lines/<id("lin"):line_id>'),
     "invoice-print": open_path(f"{INVOICE}/print"),

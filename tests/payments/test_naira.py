@@ -105,7 +105,7 @@ def test_mails_files_and_pages_are_in_naira(lagos: PayingOrganization, client: F
     set_session_cookies(client, lagos.owner.token, lagos.owner.refresh_token)
     table = client.get("/dashboard/billing?format=csv").text
     assert "19500.00,19000.00,NGN" in table
-    for page in ("billing", "billing/wallet", "billing/spending", "usage", f"billing/invoices/{public_id}"):
+    for page in ("billing", "billing/credits", "billing/spending", "usage", f"billing/invoices/{public_id}"):
         shown = client.get(f"/dashboard/{page}")
         assert shown.status_code == 200
         assert "NGN" in shown.text

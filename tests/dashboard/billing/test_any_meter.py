@@ -55,16 +55,8 @@ def test_pages_of_plans_and_prices_show_each_value_and_what_has_no_price(page: B
 
 def test_running_period_has_a_line_for_each_value_with_decimals(page: Browser) -> None:
     text = page.open("/dashboard/billing").text
-    for part in (
-        "Lookups, model small, Metered plan",
-        "2.5",
-        "Tokens, Metered plan (not priced)",
-        "Storage, Metered plan",
-    ):
+    for part in ("Lookups, model small, Metered plan", "2 of 2 included lookups used", "2.5", "Tokens", "Storage"):
         assert part in text
-    usage = page.open("/dashboard/usage?tab=period").text
-    assert "Lookups, model small, Metered plan" in usage
-    assert "2 of 2 included lookups used" in usage
 
 
 def test_home_mentions_messages_to_those_who_send_them_or_call_nothing(

@@ -11,12 +11,12 @@ import pytest
 from flask import Flask
 
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
-from saas_api.billing import credit_notes, current_period, invoice_documents, period_close, periods, previews, spend_cap
+from saas_api.billing import credit_notes, current_period, invoice_documents, period_close, periods, spend_cap
 from saas_api.billing.credit_notes import CreditNoteInput
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.core.formatting import EMPTY_VALUE
-from tests.support.accounts import sign_up
+from tests.support.accounts import join, sign_in, sign_up
 from tests.support.billing import day
 from tests.support.billing_pages import API, BILLING, browse, get_api, invoice_page, page_text
 from tests.support.pages import Browser
@@ -48,23 +48,42 @@ def test_current_period_equals_the_api(acme: PayingOrganization, may: Browser) -
     use(acme)
     data, cap = get_api(acme, "/calculate"), get_api(acme, "/alerts")["spend_cap"]
     page = page_text(may.open(BILLING))
-    usage_lines = [line for line in data["lines"] if line["meter"]]
-    assert len(usage_lines) >= 3
-    for line in usage_lines:
-        assert f"{line['description']}" in page
-        assert money(line["amount"]) in page
-    so_far = money(data["so_far_amount"])
+    assert len([line for line in data["lines"] if line["meter"]]) >= 3
+    assert not [line for line in data["lines"] if line["kind"] == "usage" and money(line["amount"]) not in page]
+    assert sum(Decimal(line["amount"]) for line in data["lines"]) == Decimal(data["total_amount"])
+    so_far = money(data["total_amount"])
     assert f"Cost so far {so_far} plan fee and usage, {data['total_requests']} accepted calls" in page
     assert f"Total so far {so_far}" in page
-    assert f"{so_far} of {money(cap['amount'])} in this period" in page
+    assert f"{so_far} of your spend cap of {money(cap['amount'])}" in page
     assert re.search(r"May 1 \N{EN DASH} May 31, 2026 ?\( ?UTC", page)
+
+
+def test_current_bill_as_csv_adds_up_to_the_cost_so_far(acme: PayingOrganization, may: Browser) -> None:
+    use(acme)
+    data = get_api(acme, "/calculate")
+    rows = list(csv.DictReader(io.StringIO(may.open(f"{BILLING}/current-bill.csv").text.removeprefix("\ufeff"))))
+    assert [row["amount"] for row in rows] == [line["amount"] for line in data["lines"]]
+    assert sum(Decimal(row["amount"]) for row in rows) == Decimal(data["total_amount"])
+    [email] = [row for row in rows if row["meter"] == "email"]
+    assert (email["unit"], email["quantity"], email["included"], email["overage"]) == ("message", "77", "0", "77")
+
+
+def test_open_invoice_can_be_paid_from_the_current_bill(app: Flask, acme: PayingOrganization, owner: Browser) -> None:
+    number, link = acme.invoice().number, f'href="{invoice_page(acme)}#pay">Pay'
+    page = owner.open(BILLING)
+    assert f"{link} {number}" in page.text
+    assert f"{number} has been overdue since" in page_text(page)
+    join(app, acme.owner.organization_id, "vera@acme.example", "viewer")
+    viewer = browse(app, sign_in(acme.client, "vera@acme.example")).open(BILLING)
+    assert link not in viewer.text
+    assert f">View {number}" in viewer.text
 
 
 def test_cost_so_far_is_the_same_figure_on_every_page(acme: PayingOrganization, may: Browser) -> None:
     """G7: six pages had six figures, one of them with three decimals."""
     open_period(acme)
     acme.use(1_235)  # at 0.005: 6.175, with the plan fee 105.175
-    paths = ("/dashboard", BILLING, f"{BILLING}/spending", "/dashboard/usage?tab=period")
+    paths = ("/dashboard", BILLING, f"{BILLING}/spending")
     pages = {path: page_text(may.open(path)) for path in paths}
     assert {path: "$105.18" in page for path, page in pages.items()} == dict.fromkeys(paths, True)
     assert not {path: page for path, page in pages.items() if re.search(r"\$[\d,]+\.\d{3,}", page)}
@@ -74,7 +93,7 @@ def test_forecast_continues_usage_at_its_pace(acme: PayingOrganization, may: Bro
     """G7: the forecast assumed that usage stops."""
     open_period(acme)
     acme.use(3_900)  # in 19.5 of 31 days, so 6,200 at the end: 31.00 and the plan fee
-    for path in ("/dashboard", BILLING, "/dashboard/usage?tab=period"):
+    for path in ("/dashboard", BILLING):
         assert "Forecast $130.00" in page_text(may.open(path))
     assert get_api(acme, "/calculate")["projected_amount"] == "130.00"
     clock.freeze_time(day(1, 23, month=5))
@@ -93,14 +112,14 @@ def test_reads_of_the_page_equal_those_of_billing(acme: PayingOrganization, is_m
     now = clock.now()
     with acme.transaction() as session:
         expected, cap = (
-            previews.preview_current_period(session, acme.id),
+            current_period.read_current_period(session, acme.id),
             spend_cap.get_cap_state(session, acme.id),
         )
         account = current_period.find_account(session, acme.id, now)
         assert account is not None
         running = current_period.get_current_period(session, account, now)
-    assert running.bill == expected.running.bill
-    assert (running.requests, running.spent_minor) == (expected.running.requests, cap.spent.total)
+    assert running.bill == expected.bill
+    assert (running.requests, running.spent_minor) == (expected.requests, cap.spent.total)
     assert (running.account.period.id, running.account.profile.spend_cap_minor) == (cap.period_id, cap.amount_minor)
 
 
@@ -125,10 +144,11 @@ def test_years_of_the_filter_are_those_with_invoices(acme: PayingOrganization, o
 
 def test_filters_apply_and_an_invalid_one_is_reported(acme: PayingOrganization, owner: Browser) -> None:
     number = acme.invoice().number
-    assert number in owner.open(f"{BILLING}?status=open&year=2026").text
+    row = f'">{number}</a>'
+    assert row in owner.open(f"{BILLING}?status=open&year=2026").text
     for query in ("status=paid", "year=2025"):
         page = owner.open(f"{BILLING}?{query}")
-        assert number not in page.text
+        assert row not in page.text
         assert "No invoices match these filters" in page.text
     for query in ("status=lost", "year=soon", "year=1999", "status=lost&format=csv"):
         page = owner.open(f"{BILLING}?{query}")
@@ -152,7 +172,7 @@ def test_new_organization_sees_the_date_of_its_first_invoice(app: Flask, acme: P
     page = page_text(carol.open(BILLING))
     assert "No invoices yet" in page
     assert "The period ends on" in page
-    assert "No charges yet" in page
+    assert "0 of 1,000 included segments used" in page
 
 
 def test_each_plan_shows_the_cost_of_the_last_thirty_days(acme: PayingOrganization, may: Browser) -> None:
@@ -182,7 +202,7 @@ def test_previewed_plan_change_equals_the_invoice(may: Browser, acme: PayingOrga
         assert f"{line['description']} {money(line['amount'])}" in page
     sent = may.submit(f"{BILLING}/plans/scale?when={when}", f"{BILLING}/plans/scale")
     assert (sent.status_code, sent.location) == (303, f"{BILLING}/plans")
-    assert get_api(acme, "/calculate")["so_far_amount"] == data["changed"]["total_amount"]
+    assert get_api(acme, "/calculate")["total_amount"] == data["changed"]["total_amount"]
     clock.freeze_time(day(1, 2, month=6))
     [closed] = period_close.close_due(clock.now(), acme.id).invoices
     assert money(str(Decimal(closed.invoice.total_minor) / 100)) == money(data["changed"]["total_amount"])
@@ -253,8 +273,9 @@ def test_line_explains_its_amount_and_exports_its_events(app: Flask, may: Browse
 
 
 def test_wallet_and_credit_notes_equal_the_api(acme: PayingOrganization, owner: Browser) -> None:
-    assert "No credit yet" in owner.open(f"{BILLING}/wallet").text
-    assert "No credit notes" in owner.open(f"{BILLING}/credit-notes").text
+    empty = owner.open(f"{BILLING}/credits").text
+    assert "No credit yet" in empty
+    assert "No credit notes" in empty
     acme.grant(1_250, "promotional", 1)
     credit = CreditNoteInput("order_change", amount_minor=900, memo="It was <b>late</b>")
     with tenancy.system_session("admin.act") as session:
@@ -262,13 +283,13 @@ def test_wallet_and_credit_notes_equal_the_api(acme: PayingOrganization, owner: 
             session, acme.id, acme.invoice_id, credit, OperatorContext(SYSTEM_ACTOR, "asked for")
         )
     wallet, listed = get_api(acme, "/wallet"), get_api(acme, "/credit-notes")["credit_notes"]
-    page = page_text(owner.open(f"{BILLING}/wallet"))
+    response = owner.open(f"{BILLING}/credits")
+    page = page_text(response)
     assert f"Wallet balance {money(wallet['balances'][0]['amount'])}" in page
     assert f"Promotion {money(wallet['grants'][0]['amount'])} {money(wallet['grants'][0]['remaining'])}" in page
-    response = owner.open(f"{BILLING}/credit-notes")
-    assert f"{listed[0]['number']}" in response.text
+    assert f"{listed[0]['number']}" in page
     assert (
         f"{money(listed[0]['amount'])} {money(listed[0]['to_due'])} to the amount due Order change It was <b>late</b>"
-        in page_text(response)
+        in page
     )
     assert "<b>late" not in response.text

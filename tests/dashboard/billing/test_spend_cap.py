@@ -1,12 +1,15 @@
 """The page of the spend cap and alerts: its figures and its forms."""
 
+import re
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from saas_api.core import ids
-from tests.support.billing_pages import API, BILLING, get_api, page_text, read_spend_cap
+from tests.support.accounts import join, sign_in
+from tests.support.billing_pages import API, BILLING, browse, get_api, page_text, read_spend_cap
 from tests.support.pages import Browser
 from tests.support.payments import PayingOrganization
 
@@ -83,15 +86,27 @@ def test_alerts_are_added_toggled_and_removed(owner: Browser, acme: PayingOrgani
     assert change(owner, ALERTS, subject="spend", threshold="42.50").location == SPENDING
     added = [("quantity", "sms", "5000", True), ("spend", None, "42.5", True)]
     assert sorted(list_rules(acme), key=str) == sorted([*before, *added], key=str)
-    page = page_text(owner.open(SPENDING))
-    assert "5,000 SMS segments used" in page
-    assert "Spend reaches $42.50" in page
+    response = owner.open(SPENDING)
+    assert "SMS segments used: 5,000" in page_text(response)
+    assert 'aria-label="Turn off: Spend: $42.50"' in response.text
     rule = next(row for row in get_api(acme, "/alerts")["alerts"] if row["subject"] == "spend")
     for is_on in (False, True):
         owner.submit(SPENDING, f"{ALERTS}/{rule['id']}/switch")
         assert ("spend", None, "42.5", is_on) in list_rules(acme)
     owner.submit(SPENDING, f"{ALERTS}/{rule['id']}/remove")
     assert sorted(list_rules(acme), key=str) == sorted([*before, added[0]], key=str)
+
+
+def test_alerts_of_a_subject_share_a_row(app: Flask, owner: Browser, acme: PayingOrganization) -> None:
+    page = owner.open(SPENDING).text
+    assert page.count("<dt>Spend, % of the cap") == 1
+    thresholds = re.findall(r'aria-label="Turn off: Spend, % of the cap: (\d+)%"', page)
+    assert thresholds == sorted(thresholds, key=int)
+    assert len(thresholds) >= 2
+    join(app, acme.owner.organization_id, "vera@acme.example", "viewer")
+    viewer = browse(app, sign_in(acme.client, "vera@acme.example")).open(SPENDING).text
+    assert viewer.count("<dt>Spend, % of the cap") == 1
+    assert "Turn off" not in viewer
 
 
 def test_alert_on_included_units_is_offered_where_the_plan_includes_some(

@@ -20,13 +20,12 @@ from saas_api.dashboard.usage import CallSeries
 from saas_api.usage.meter_file import MeterContent
 from saas_api.usage.ranges import DateRange
 from tests.support.accounts import User
-from tests.support.pages import Browser, check_access
+from tests.support.pages import check_access
 from tests.support.usage import UsageOrganization
-from tests.support.usage_pages import TODAY, USAGE, download_csv, open_usage, read_stats, read_table
+from tests.support.usage_pages import TODAY, download_csv, open_usage, read_stats, read_table
 
 PAGES = {
     "GET /dashboard/usage": "usage:read",
-    "GET /dashboard/usage?tab=period": "usage:read",
     "GET /dashboard/usage?tab=day&format=csv": "usage:read",
 }
 COUNTS = ("requests", "success_count", "error_count")
@@ -153,27 +152,3 @@ def test_long_range_is_shown_by_week(app: Flask, acme: UsageOrganization) -> Non
     page = open_usage(app, acme, "start_date=2025-04-16&end_date=2026-04-15")
     assert "Each bar adds up 7 days." in page
     assert len(re.findall(r'class="bucket"', page)) == 53
-
-
-def test_current_period_equals_the_bill_of_the_api(app: Flask, acme: UsageOrganization) -> None:
-    api = acme.get("/billing/calculate")
-    page = open_usage(app, acme, "tab=period")
-    figures = read_stats(page)
-    assert figures["Billed calls so far"] == str(api["total_requests"])
-    assert figures["Cost so far"] == f"${api['so_far_amount']}"
-    line = next(line for line in api["lines"] if line.get("meter") == "sms")
-    rows = {row["meter"]: row for row in download_csv(app, acme, "tab=period")}
-    assert rows["sms"]["amount"] == line["amount"]
-    assert Decimal(rows["sms"]["quantity"]) == Decimal(1207)
-    use = {use["meter"]: use for use in acme.get("/usage", start_date="2026-04-01")["by_meter"]}
-    for meter in ("sms", "email"):
-        assert Decimal(rows[meter]["quantity"]) == Decimal(use[meter]["quantity"])
-        assert Decimal(rows[meter]["included"]) == Decimal(use[meter]["included"])
-        assert Decimal(rows[meter]["overage"]) == Decimal(use[meter]["overage"])
-    assert "included segments used" in page
-
-
-def test_period_without_usage_shows_included_quantities(app: Flask, alice: User, client: FlaskClient) -> None:
-    page = Browser(app, alice).open(f"{USAGE}?tab=period").text
-    assert read_stats(page)["Billed calls so far"] == "0"
-    assert re.search(r"0 of [\d,]+ included segments used", page)
