@@ -8,6 +8,7 @@ from saas_api.admin import (
     actions,
     audit,
     billing,
+    cell_pages,
     home,
     incidents,
     invoices,
@@ -54,6 +55,7 @@ SECTIONS = (
 bp = Blueprint("admin", __name__)
 for section in SECTIONS:
     bp.register_blueprint(section.bp)
+bp.before_request(cell_pages.select_cell)
 bp.after_request(access_log.record_read)
 bp.app_context_processor(navigation.template_context)  # also for the account page of an operator without organization
 bp.context_processor(lambda: {"action_url": action_views.action_url, "get_action": actions.get_action})

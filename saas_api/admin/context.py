@@ -1,9 +1,12 @@
 """Sessions across organizations, the acting operator, and the reason and preview of an action."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import marshmallow as ma
 from sqlalchemy import text
@@ -13,6 +16,8 @@ from saas_api.core.access import Principal
 from saas_api.core.db import cells, tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.fields import StrictSchema, Text
+
+Found = TypeVar("Found")
 
 MIN_REASON_LENGTH = 10
 _SET_READ_ONLY = text("SELECT set_config('transaction_read_only', 'on', true)")
@@ -60,6 +65,36 @@ def read_session() -> Iterator[SystemSession]:
     with tenancy.system_session("admin.read", sees_absent=cells.current() is None) as session:
         session.execute(_SET_READ_ONLY)
         yield session
+
+
+def read_each_cell(read: Callable[[SystemSession], Found]) -> tuple[list[Found], list[str]]:
+    """What a function reads in each cell that responds, home first, and the names of the cells that do not.
+
+    An organization is seen in its own cell alone, so that sums count it once, and in none while it is being moved.
+    raises: DBAPIError when home does not respond
+    """
+
+    def read_cell() -> Found:
+        with tenancy.system_session("admin.read") as session:
+            session.execute(_SET_READ_ONLY)
+            return read(session)
+
+    return cells.collect(read_cell)
+
+
+def add_up(parts: Sequence[Sequence[Any]], *key: str) -> Sequence[Any]:
+    """Add up the rows of several cells that have the same key; sorted by the key where there are several cells.
+
+    key: names of the columns that are not added up
+    """
+    if len(parts) == 1:
+        return parts[0]
+    totals: dict[tuple[Any, ...], Counter[str]] = {}
+    for row in chain.from_iterable(parts):
+        amounts = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+        values = tuple(amounts.pop(name) for name in key)
+        totals.setdefault(values, Counter()).update(amounts)
+    return [SimpleNamespace(**dict(zip(key, values, strict=True)), **totals[values]) for values in sorted(totals)]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import sqlalchemy as sa
@@ -34,6 +35,7 @@ SELECT
   (SELECT count(*) FROM webhook_endpoints WHERE deleted_at IS NULL AND status = 'enabled') AS enabled_endpoints,
   (SELECT count(*) FROM billing_profiles WHERE parked_at IS NOT NULL) AS on_hold,
   (SELECT count(*) FROM provider_events WHERE status = 'quarantined') AS quarantined""")
+_OLDEST = ("oldest_message", "oldest_delivery")
 _MONEY = sa.text("""
 SELECT currency, coalesce(sum(total_minor - credited_minor) FILTER (WHERE state <> 'void' AND finalized_at >= :since),
     0)::bigint AS revenue_minor,
@@ -54,6 +56,7 @@ class Overview:
     usage: accepted requests by meter and day
     mrr, net_revenue: rows of `revenue.read_figure`
     meter_names: names of meters by code
+    missing_cells: cells that did not respond; their organizations are not in the figures
     """
 
     figures: Any
@@ -63,6 +66,7 @@ class Overview:
     mrr: Sequence[Any]
     net_revenue: Sequence[Any]
     meter_names: Mapping[str, str]
+    missing_cells: Sequence[str]
 
     @property
     def requests(self) -> int:
@@ -76,27 +80,50 @@ class Overview:
         return min((at for at in due if at), default=None)
 
 
-def get_overview(session: SystemSession, at: datetime) -> Overview:
-    """Figures of the platform at an instant."""
+def get_overview(at: datetime) -> Overview:
+    """Figures of the platform at an instant, of all cells together."""
     today = at.date()
     days = [today - timedelta(days=back) for back in range(OVERVIEW_DAYS - 1, -1, -1)]
     since = at.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=OVERVIEW_DAYS - 1)
     values = {"at": at, "since": since}
+
+    def read(session: SystemSession) -> tuple[Any, ...]:
+        return (
+            session.execute(_FIGURES, values).one(),
+            session.execute(_MONEY, values).all(),
+            session.execute(_USAGE_BY_DAY, values).all(),
+            revenue.read_figure(session, "mrr", at),
+            revenue.read_figure(session, "net-revenue", at),
+            {code: meter.name for code, meter in meters.all_meters(session).items()},
+        )
+
+    found, missing_cells = context.read_each_cell(read)
+    figures, amounts, usage, mrr, net_revenue, meter_names = zip(*found, strict=True)
     return Overview(
-        session.execute(_FIGURES, values).one(),
-        session.execute(_MONEY, values).all(),
+        _add_figures(figures),
+        context.add_up(amounts, "currency"),
         days,
-        _by_day(session.execute(_USAGE_BY_DAY, values).all()),
-        revenue.read_figure(session, "mrr", at),
-        revenue.read_figure(session, "net-revenue", at),
-        {code: meter.name for code, meter in meters.all_meters(session).items()},
+        _by_day(context.add_up(usage, "meter_code", "day")),
+        revenue.add_up("mrr", mrr),
+        revenue.add_up("net-revenue", net_revenue),
+        meter_names[0],
+        missing_cells,
     )
+
+
+def _add_figures(parts: Sequence[Any]) -> Any:
+    """The figures of all cells: sums, and the oldest of instants."""
+    total = SimpleNamespace()
+    for name in parts[0]._fields:
+        values = [value for part in parts if (value := getattr(part, name)) is not None]
+        setattr(total, name, min(values, default=None) if name in _OLDEST else sum(values))
+    return total
 
 
 def _by_day(rows: Sequence[Any]) -> dict[str, dict[date, int]]:
     amounts: dict[str, dict[date, int]] = {}
-    for day, name, amount in rows:
-        amounts.setdefault(name, {})[day] = int(amount)
+    for row in rows:
+        amounts.setdefault(row.meter_code, {})[row.day] = int(row.requests)
     return amounts
 
 
@@ -105,11 +132,11 @@ def _by_day(rows: Sequence[Any]) -> dict[str, dict[date, int]]:
 def index() -> Response:
     """Show the overview."""
     now = clock.now()
-    with context.read_session() as session:
-        overview = get_overview(session, now)
+    overview = get_overview(now)
     return pages.render_page(
         "admin/home.html",
         overview=overview,
+        missing_cells=overview.missing_cells,
         now=now,
         usage=_usage_chart(overview),
         mrr=_last_rows(overview.mrr),

@@ -41,9 +41,8 @@ OF_ONE_CELL = (
     "/invariants",
     "/mail",
     "/audit",
-    "/revenue",
 )
-"""Sections whose lists and totals are of the current cell; other lists are of what home knows of every cell."""
+"""Sections whose lists and totals are of the current cell; others are of all cells, or of what home knows of them."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def template_context() -> dict[str, Any]:
 
 
 def _only_cell() -> str | None:
-    is_total = not request.view_args and any(map(_is_current, ("", *OF_ONE_CELL)))
+    is_total = not request.view_args and any(map(_is_current, OF_ONE_CELL))
     return cells.display_name(cells.current()) if is_total and cells.are_several() else None
 
 

@@ -3,10 +3,11 @@
 Months are calendar months in UTC. The page defines every figure, and has each as a CSV file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from itertools import chain, groupby, islice
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,8 @@ from saas_api.admin.context import ReasonForm
 from saas_api.admin.lists import Columns
 from saas_api.core import clock, formatting, ids, money
 from saas_api.core.access import require_operator
+from saas_api.core.db import cells
+from saas_api.core.db.cells import CellUnavailable
 from saas_api.core.db.pagination import Page
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
@@ -28,6 +31,9 @@ from saas_api.core.web.charts import Chart, ChartPoint
 from saas_api.core.web.pages import MAX_EXPORT_ROWS
 
 bp = Blueprint("revenue", __name__)
+
+Rows = Sequence[Any]
+"""Rows of a figure."""
 
 MONTHS, COMPARED_MONTHS, MAX_CUSTOMERS, PAYMENT_DAYS = 12, 3, 10, 30
 
@@ -110,13 +116,12 @@ totals AS (
     coalesce(sum(minor) FILTER (WHERE at >= :earlier_since AND at < :recent_since), 0)::bigint AS earlier_minor
   FROM entries GROUP BY 1, 2),
 ranked AS (
-  SELECT t.*, net_minor::numeric / nullif(sum(net_minor) OVER (PARTITION BY currency), 0) AS share,
-    row_number() OVER (PARTITION BY currency ORDER BY net_minor DESC, organization_id) AS by_revenue,
+  SELECT t.*, row_number() OVER (PARTITION BY currency ORDER BY net_minor DESC, organization_id) AS by_revenue,
     earlier_minor > 0 AND recent_minor <= earlier_minor * 0.8 AS is_fading,
     row_number() OVER (PARTITION BY currency ORDER BY earlier_minor > 0 AND recent_minor <= earlier_minor * 0.8 DESC,
       recent_minor - earlier_minor, organization_id) AS by_decline
   FROM totals t)
-SELECT o.id, o.name, r.currency, r.net_minor, r.share, r.recent_minor, r.earlier_minor
+SELECT o.id, o.name, r.currency, r.net_minor, r.recent_minor, r.earlier_minor
 FROM ranked r JOIN organizations o ON o.id = r.organization_id"""
 _TOP_CUSTOMERS = f"{_CUSTOMERS} WHERE by_revenue <= :most AND net_minor > 0 ORDER BY currency, by_revenue"
 _FADING_CUSTOMERS = f"""{_CUSTOMERS} WHERE by_decline <= :most AND is_fading ORDER BY currency, by_decline"""
@@ -160,10 +165,16 @@ _CUSTOMER_COLUMNS: Columns = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the page: the statement that reads its rows, and the columns of its CSV file."""
+    """A figure of the page.
+
+    statement: reads its rows in one cell
+    columns: of its CSV file
+    key: columns of the statement by which rows of several cells are added up; none for lists of customers
+    """
 
     statement: sa.TextClause
     columns: Columns
+    key: Sequence[str] = ()
 
 
 FIGURES: Mapping[str, Figure] = {
@@ -174,6 +185,7 @@ FIGURES: Mapping[str, Figure] = {
             **{name: _minor(f"{name}_minor") for name in ("start", "new", "expansion", "contraction", "churn", "end")},
             "customers": lambda row: row.customers,
         },
+        ("currency", "month"),
     ),
     "net-revenue": Figure(
         sa.text(_NET_REVENUE),
@@ -184,12 +196,17 @@ FIGURES: Mapping[str, Figure] = {
             "promotional_credit": _minor("promotion_minor"),
             "net_revenue": _minor("net_minor"),
         },
+        ("currency", "month"),
     ),
     "plans": Figure(
-        sa.text(_BY_PLAN), {**_MONTH_COLUMNS, "plan": lambda row: row.name, "net_revenue": _minor("net_minor")}
+        sa.text(_BY_PLAN),
+        {**_MONTH_COLUMNS, "plan": lambda row: row.name, "net_revenue": _minor("net_minor")},
+        ("currency", "month", "name"),
     ),
     "meters": Figure(
-        sa.text(_BY_METER), {**_MONTH_COLUMNS, "charge": lambda row: row.name, "net_revenue": _minor("net_minor")}
+        sa.text(_BY_METER),
+        {**_MONTH_COLUMNS, "charge": lambda row: row.name, "net_revenue": _minor("net_minor")},
+        ("currency", "month", "name"),
     ),
     "top-customers": Figure(sa.text(_TOP_CUSTOMERS), _CUSTOMER_COLUMNS),
     "fading-customers": Figure(sa.text(_FADING_CUSTOMERS), _CUSTOMER_COLUMNS),
@@ -205,6 +222,7 @@ FIGURES: Mapping[str, Figure] = {
             "in_progress": lambda row: row.in_progress,
             "collected": _minor("captured_minor"),
         },
+        ("currency", "provider"),
     ),
     "overdue": Figure(
         sa.text(_OVERDUE),
@@ -216,8 +234,14 @@ FIGURES: Mapping[str, Figure] = {
             "invoices": lambda row: row.invoices,
             "amount_due": _minor("due_minor"),
         },
+        ("currency", "least", "most"),
     ),
 }
+_RANKS: Mapping[str, Callable[[Any], Any]] = {
+    "top-customers": lambda row: (row.currency, -row.net_minor, row.id),
+    "fading-customers": lambda row: (row.currency, row.recent_minor - row.earlier_minor, row.id),
+}
+"""Order of the lists of customers, as their statements have it."""
 
 
 @dataclass(frozen=True)
@@ -253,8 +277,8 @@ def read_figure(
     at: datetime,
     most: int = MAX_CUSTOMERS,
     organization_id: UUID | None = None,
-) -> Sequence[Any]:
-    """Rows of a figure of all currencies; amounts are in minor units.
+) -> Rows:
+    """Rows of a figure of all currencies in the cell of a session; amounts are in minor units.
 
     name: of FIGURES
     most: customers in each currency
@@ -278,6 +302,30 @@ def read_figure(
         "organization_id": organization_id,
     }
     return session.execute(FIGURES[name].statement, values).all()
+
+
+def read_figures(names: Iterable[str], at: datetime, most: int = MAX_CUSTOMERS) -> tuple[dict[str, Rows], list[str]]:
+    """Rows of figures of all cells together, and the names of the cells that do not respond.
+
+    names: of FIGURES
+    most: customers in each currency
+    raises: NotFound
+    """
+    found, missing_cells = context.read_each_cell(
+        lambda session: {name: read_figure(session, name, at, most) for name in names}
+    )
+    return {name: add_up(name, [rows[name] for rows in found], most) for name in found[0]}, missing_cells
+
+
+def add_up(name: str, parts: Sequence[Rows], most: int = MAX_CUSTOMERS) -> Rows:
+    """The rows of a figure in several cells as one; an organization is in one of them.
+
+    most: customers in each currency
+    """
+    if name not in _RANKS:
+        return context.add_up(parts, *FIGURES[name].key)
+    ranked = sorted(chain.from_iterable(parts), key=_RANKS[name])
+    return [row for _, rows in groupby(ranked, lambda row: row.currency) for row in islice(rows, most)]
 
 
 def mrr_chart(rows: Sequence[Any], currency: str) -> Chart:
@@ -307,8 +355,7 @@ def net_revenue_chart(rows: Sequence[Any], currency: str) -> Chart:
 def index() -> Response:
     """Show every figure in one currency."""
     query, now = lists.parse_query(RevenueQuery()), clock.now()
-    with context.read_session() as session:
-        figures = {name: read_figure(session, name, now) for name in FIGURES}
+    figures, missing_cells = read_figures(FIGURES, now)
     currencies = sorted({row.currency for rows in figures.values() for row in rows})
     currency = query["currency"] or next(iter(currencies), money.DEFAULT_CURRENCY)
     shown = {name: [row for row in rows if row.currency == currency] for name, rows in figures.items()}
@@ -325,6 +372,7 @@ def index() -> Response:
         overdue_minor=sum(row.due_minor for row in shown["overdue"]),
         payment_success=_share(sum(row.recent_paid for row in payments), sum(row.recent_failed for row in payments)),
         share=_share,
+        missing_cells=missing_cells,
     )
 
 
@@ -333,8 +381,10 @@ def index() -> Response:
 def export(figure: str) -> Response:
     """Export a figure of all currencies; the reason is recorded."""
     http.load_schema(ReasonForm(), request.args)
-    with context.read_session() as session:
-        rows = read_figure(session, figure, clock.now(), MAX_EXPORT_ROWS)
+    figures, missing_cells = read_figures([figure], clock.now(), MAX_EXPORT_ROWS)
+    if missing_cells:  # a file would not say what it lacks
+        raise CellUnavailable(retry_after=cells.RETRY_SECONDS)
+    rows = figures[figure]
     return lists.csv_export(f"revenue-{figure}", FIGURES[figure].columns, Page(rows, None, len(rows)))
 
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, url_for
+from flask import Blueprint, url_for
 
 from saas_api.admin import context, organizations
 from saas_api.core import ids
 from saas_api.core.access import require_operator
+from saas_api.core.db import cells
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.fields import StrictSchema, Text
 from saas_api.core.web import forms, pages
@@ -105,7 +107,7 @@ def find_page(session: SystemSession, text: str) -> str | None:
 
 
 def search(session: SystemSession, text: str) -> list[SearchResult]:
-    """Pages whose name, address or number contains a text, at most MAX_RESULTS of each kind.
+    """Pages in the current cell whose name, address or number contains a text, at most MAX_RESULTS of each kind.
 
     text: also the beginning of an API key
     """
@@ -120,16 +122,35 @@ def search(session: SystemSession, text: str) -> list[SearchResult]:
         )
         for row in organizations.list_matches(session, text, MAX_RESULTS)
     ]
-    for statement, convert in _KINDS:
+    for statement, convert in _KINDS_AT_HOME if cells.current() is None else _KINDS:
         results += [convert(row) for row in session.execute(statement, values)]
     return results
 
 
+def search_cells(text: str) -> tuple[str | None, list[SearchResult], list[str]]:
+    """The page of an ID, or pages that contain a text, in all cells.
+
+    returns: URL of the page, or None; results, at most MAX_RESULTS of each kind; names of cells that do not respond
+    """
+
+    def read() -> tuple[str | None, list[SearchResult]]:
+        with context.read_session() as session:
+            href = find_page(session, text)
+            return href, [] if href else search(session, text)
+
+    found, missing_cells = cells.collect(read)
+    for href, _ in found:
+        if href:
+            return href, [], missing_cells
+    kinds: dict[str, dict[str, SearchResult]] = {}
+    for _, results in found:
+        for result in results:  # home and a cell have the same organization
+            kinds.setdefault(result.kind, {}).setdefault(result.href, result)
+    merged = [result for by_href in kinds.values() for result in islice(by_href.values(), MAX_RESULTS)]
+    return None, merged, missing_cells
+
+
 _KINDS: Sequence[tuple[sa.TextClause, Callable[[Any], SearchResult]]] = (
-    (
-        _USERS,
-        lambda row: SearchResult("User", row.email, row.full_name or "", url_for("admin.users.show", user_id=row.id)),
-    ),
     (
         _INVOICES,
         lambda row: SearchResult("Invoice", row.number, row.name, url_for("admin.invoices.show", invoice_id=row.id)),
@@ -140,6 +161,13 @@ _KINDS: Sequence[tuple[sa.TextClause, Callable[[Any], SearchResult]]] = (
             "Payment", row.provider_reference, row.name, url_for("admin.payments.show", payment_id=row.id)
         ),
     ),
+)
+_KINDS_AT_HOME = (
+    (
+        _USERS,
+        lambda row: SearchResult("User", row.email, row.full_name or "", url_for("admin.users.show", user_id=row.id)),
+    ),
+    *_KINDS,
     (_PLANS, lambda row: SearchResult("Plan", row.name, row.id, url_for("admin.plans.show", version_id=row.id))),
     (_METERS, lambda row: SearchResult("Meter", row.name, row.code, url_for("admin.meters.show", meter_code=row.code))),
     (_SERVICES, lambda row: SearchResult("Service", row.name, "", url_for("admin.services.show", name=row.name))),
@@ -152,17 +180,14 @@ def index() -> Any:
     """Open the page of an ID, or list what contains a text."""
     query, form = forms.parse_filters(SearchQuery())
     text = (query.get("q") or "").strip()
-    results: list[SearchResult] = []
-    if text:
-        with context.read_session() as session:
-            href = find_page(session, text)
-            results = [] if href else search(session, text)
-        if href:
-            return pages.redirect_to(href)
-    return _render(form, text, results)
-
-
-def _render(form: forms.Form, text: str, results: Sequence[SearchResult]) -> Response:
+    href, results, missing_cells = search_cells(text) if text else (None, [], [])
+    if href:
+        return pages.redirect_to(href)
     return pages.render_page(
-        "admin/search.html", status=422 if form.errors else 200, form=form, text=text, results=results
+        "admin/search.html",
+        status=422 if form.errors else 200,
+        form=form,
+        text=text,
+        results=results,
+        missing_cells=missing_cells,
     )

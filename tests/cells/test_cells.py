@@ -16,6 +16,7 @@ from sqlalchemy.exc import DataError
 from saas_api.accounts import cell_copies, organizations
 from saas_api.accounts.audit import Actor
 from saas_api.accounts.organizations import ExternalIdTaken
+from saas_api.admin import home, revenue
 from saas_api.billing import catalogue_copies
 from saas_api.cli import backups
 from saas_api.core import clock, ids
@@ -28,7 +29,7 @@ from tests.support.console import sign_in_operator
 from tests.support.http_receiver import wait_until
 from tests.support.messages import provider_calls, send_message
 from tests.support.metering import verify
-from tests.support.payments import PayingOrganization
+from tests.support.payments import PayingOrganization, create_paying_organization
 from tests.support.services import create_service, service_headers
 from tests.support.team import member_roles
 from tests.support.usage_events import publish_meter
@@ -351,13 +352,63 @@ def test_the_console_lists_all_and_shows_an_organization_where_it_is(
     listed = console.read("/admin/organizations")
     assert "Acme" in listed
     assert "cell only" not in listed
-    for path in ("", "/invoices", "/deliveries", "/jobs"):
+    for path in ("/invoices", "/deliveries", "/jobs"):
         assert "Shows organizations in the home cell only." in console.read(f"/admin{path}")
     page = console.read(f"/admin/organizations/{alice.organization_id}")
     assert "alice@acme.example" in page
     assert "cell only" not in page
     console.run_action(f"/admin/organizations/{alice.organization_id}/suspend", name="Acme")
     assert query(spread, "eu", "SELECT status FROM organizations WHERE name = 'Acme'")[0][0] == "suspended"
+
+
+def test_the_console_adds_up_and_searches_all_cells(
+    spread: Spread, client: FlaskClient, acme: PayingOrganization, carol: User
+) -> None:
+    create_paying_organization(acme.client, "Bob")
+    acme.begin()
+    console = sign_in_operator(spread.app, client)
+    send_message(acme.client, key := make_key(acme.client, carol))
+    spread.roll_up()
+    before = read_totals(spread)
+    spread.move(acme.owner, "eu")
+    spread.move(carol, "eu")
+    spread.roll_up()
+    assert read_totals(spread) == before
+    figures, revenues = before
+    assert (figures["organizations"], figures["active"], figures["waiting_messages"]) == (4, 1, 1)
+    assert [row["net_minor"] for row in revenues["net-revenue"] if row["net_minor"]] == [2 * 9900]
+    assert [row["name"] for row in revenues["top-customers"]] == ["Acme", "Bob"]
+    invoice, payment = acme.invoice(), acme.payment()
+    pages = {
+        acme.owner.organization_id: f"/admin/organizations/{acme.owner.organization_id}",
+        ids.format_id("inv", invoice.id): f"/admin/invoices/{ids.format_id('inv', invoice.id)}",
+        ids.format_id("pay", payment.id): f"/admin/payments/{ids.format_id('pay', payment.id)}",
+    }
+    texts = ("Acme", invoice.number, payment.provider_reference, key["X-API-Key"][:16])
+    for text, path in zip(texts, (*pages.values(), f"/admin/organizations/{carol.organization_id}"), strict=True):
+        assert console.read(f"/admin/search?q={text}").count(f'href="{path}"') == 1, text
+    for text, path in pages.items():
+        assert console.open(f"/admin/search?q={text}").location == path
+        assert "Acme" in console.read(path)
+    console.run_action(f"{pages[ids.format_id('inv', invoice.id)]}/void")
+    assert query(spread, "eu", "SELECT state FROM invoices") == [("void",)]
+    with spread.without_eu():
+        for path in ("", "/revenue", "/search?q=Bob"):
+            assert "Organizations in the eu cell are missing" in console.read(f"/admin{path}")
+        assert console.open("/admin/revenue/mrr.csv?reason=ticket+4711").status_code == 503
+        assert console.open(f"/admin/invoices/{ids.format_id('inv', invoice.id)}").status_code == 503
+
+
+def read_totals(spread: Spread) -> tuple[Any, dict[str, list[dict[str, Any]]]]:
+    """Figures of the overview and rows of all figures of revenue, in the middle of May."""
+    with spread.app.app_context():
+        overview = home.get_overview(clock.now())
+        figures, missing_cells = revenue.read_figures(revenue.FIGURES, day(15, month=5))
+    assert overview.missing_cells == missing_cells == []
+    rows = {
+        name: [dict(getattr(row, "_mapping", None) or vars(row)) for row in found] for name, found in figures.items()
+    }
+    return vars(overview.figures), rows
 
 
 def test_commands_work_in_the_cell_of_their_organization(spread: Spread, client: FlaskClient, alice: User) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from flask import g, has_request_context
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from saas_api.core.db import engine
 from saas_api.core.db.prepared import Statement
@@ -186,6 +186,25 @@ def run_in_each(call: Callable[[], object]) -> None:
                     log.warning("cell_unavailable", cell=cell, error=str(error).splitlines()[0])
     if failure:
         raise failure
+
+
+def collect(read: Callable[[], Found]) -> tuple[list[Found], list[str]]:
+    """What a function reads in each cell that responds, the home cell first, and the names of the cells that do not.
+
+    raises: DBAPIError when home does not respond, and every other error of the function
+    """
+    found: list[Found] = []
+    missing: list[str] = []
+    for cell in names():
+        with use(cell):
+            try:
+                _require_connections(cell)
+                found.append(read())
+            except (DBAPIError, CellUnavailable) as error:
+                if cell is None or not (isinstance(error, CellUnavailable) or engine.is_unavailable(error)):
+                    raise
+                missing.append(display_name(cell))
+    return found, missing
 
 
 @contextmanager
