@@ -386,6 +386,19 @@ _WEBHOOK_ACTIONS = (
     ),
     Action(
         "resend",
+        "endpoint",
+        "Resend deliveries",
+        "Sends their events to the endpoint again, each once, as new deliveries with the same event IDs.",
+        "Resend deliveries",
+        webhooks.resent_notice,
+        webhooks.resend_deliveries,
+        webhooks.ResendForm,
+        role="support",
+        is_idempotent=True,
+        preview=webhooks.preview_resend,
+    ),
+    Action(
+        "resend",
         "delivery",
         "Resend event",
         "Sends the event to the same endpoint again, as a new delivery with the same event ID. Receivers can use the "
@@ -504,6 +517,15 @@ _PLATFORM_ACTIONS = (
         "Run job",
         queues.QUEUED_NOTICE,
         context.in_write_session(queues.enqueue_run),
+    ),
+    Action(
+        "retry",
+        "failed_jobs",
+        "Retry all failed jobs",
+        "Every failed job is added to the end of its queue. Jobs only process work that is still due.",
+        "Retry failed jobs",
+        lambda _, count: f"{templating.pluralize(count, 'job')} queued again.",
+        context.in_write_session(queues.requeue_all_failed),
     ),
     Action(
         "retry",

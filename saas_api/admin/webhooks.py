@@ -8,12 +8,13 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response, g, request
 from marshmallow import fields, validate
 
 from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Organization
 from saas_api.admin import context, lists, organizations
+from saas_api.admin.context import Preview, ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.core import ids
 from saas_api.core.access import Principal, require_operator
@@ -21,9 +22,10 @@ from saas_api.core.db.pagination import Page
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
 from saas_api.core.fields import PrefixedId, Text
-from saas_api.core.web import pages
+from saas_api.core.web import pages, templating
+from saas_api.core.web.forms import Form
 from saas_api.webhooks import deliveries, endpoints, labels, models
-from saas_api.webhooks.deliveries import DeliveryView
+from saas_api.webhooks.deliveries import DeliveryView, ResentDeliveries
 from saas_api.webhooks.endpoints import EndpointHealth
 from saas_api.webhooks.models import Attempt, Delivery, DeliveryState, Endpoint, EndpointStatus, Event
 from saas_api.webhooks.schemas import DeliveryOut, EndpointHealthOut, EndpointOut
@@ -61,6 +63,12 @@ class EndpointListQuery(ListQuery):
     health = fields.String(load_default=None, validate=validate.OneOf(list(_HEALTH)))
     organization = Text(maximum=200, load_default=None)
     delivery = PrefixedId("whd", load_default=None)
+
+
+class ResendForm(ReasonForm):
+    """Picked deliveries, and the reason."""
+
+    delivery_ids = fields.List(PrefixedId("whd"), data_key="ids", validate=validate.Length(min=1, max=MAX_ROWS))
 
 
 class DeliveryListQuery(ListQuery):
@@ -311,6 +319,31 @@ def resend_delivery(operator: OperatorContext, organization_id: UUID, delivery_i
     """
     with context.write_session() as session:
         return deliveries.resend_delivery(session, _principal(organization_id), delivery_id, reason=operator.reason)
+
+
+def preview_resend(detail: EndpointDetail, form: Form | None) -> Preview:
+    """The picked deliveries of an endpoint; without any there is nothing to confirm."""
+    texts = form.value("ids") if form else request.args.getlist("ids")[:MAX_ROWS]
+    delivery_ids = [ids.parse_id("whd", text) for text in texts if ids.is_public_id(text, "whd")]
+    with context.read_session() as session:
+        views = deliveries.list_delivery_views(session, detail.endpoint.organization_id, delivery_ids)
+    picked = [view for view in views if view.delivery.endpoint_id == detail.endpoint.id]
+    return Preview(picked, is_ready=bool(picked))
+
+
+def resend_deliveries(
+    operator: OperatorContext, organization_id: UUID, _endpoint_id: UUID, *, delivery_ids: Sequence[UUID]
+) -> ResentDeliveries:
+    """Sends the events of several deliveries once more, each to its endpoint."""
+    with context.write_session() as session:
+        principal = _principal(organization_id)
+        return deliveries.resend_deliveries(session, principal, delivery_ids, reason=operator.reason)
+
+
+def resent_notice(_detail: EndpointDetail, resent: ResentDeliveries) -> str:
+    """What the page says after `resend_deliveries`."""
+    reason = "the endpoint is disabled or deleted"
+    return templating.bulk_notice(resent.count, len(resent.skipped), "resent", reason, "delivery", "deliveries")
 
 
 def _principal(organization_id: UUID) -> Principal:
