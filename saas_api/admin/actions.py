@@ -392,7 +392,7 @@ _WEBHOOK_ACTIONS = (
         "Resend deliveries",
         webhooks.resent_notice,
         webhooks.resend_deliveries,
-        webhooks.ResendForm,
+        webhooks.ResendDeliveriesForm,
         role="support",
         is_idempotent=True,
         preview=webhooks.preview_resend,

@@ -65,7 +65,7 @@ class EndpointListQuery(ListQuery):
     delivery = PrefixedId("whd", load_default=None)
 
 
-class ResendForm(ReasonForm):
+class ResendDeliveriesForm(ReasonForm):
     """Picked deliveries, and the reason."""
 
     delivery_ids = fields.List(PrefixedId("whd"), data_key="ids", validate=validate.Length(min=1, max=MAX_ROWS))
