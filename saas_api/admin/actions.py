@@ -3,7 +3,6 @@
 `action_views` serves the pages of the table, and `cli.action_commands` makes commands from its entries.
 """
 
-import functools
 from dataclasses import replace
 
 from flask import url_for
@@ -359,58 +358,6 @@ _PAYMENT_ACTIONS = (
         button_style="danger",
     ),
 )
-_WEBHOOK_ACTIONS = (
-    Action(
-        "disable",
-        "endpoint",
-        "Disable endpoint",
-        lambda detail: (
-            "The endpoint no longer receives events. Disabling it cancels "
-            f"{templating.pluralize(detail.health.waiting, 'pending delivery', 'pending deliveries')}. The "
-            "organization can enable it again."
-        ),
-        "Disable endpoint",
-        "Endpoint disabled.",
-        functools.partial(webhooks.set_endpoint_enabled, is_enabled=False),
-        button_style="danger",
-    ),
-    Action(
-        "enable",
-        "endpoint",
-        "Enable endpoint",
-        "The endpoint receives new events again and its failure count is reset. Missed events aren't sent. The "
-        "organization can replay them.",
-        "Enable endpoint",
-        "Endpoint enabled.",
-        functools.partial(webhooks.set_endpoint_enabled, is_enabled=True),
-    ),
-    Action(
-        "resend",
-        "endpoint",
-        "Resend deliveries",
-        "Sends their events to the endpoint again, each once, as new deliveries with the same event IDs.",
-        "Resend deliveries",
-        webhooks.resent_notice,
-        webhooks.resend_deliveries,
-        webhooks.ResendDeliveriesForm,
-        role="support",
-        is_idempotent=True,
-        preview=webhooks.preview_resend,
-    ),
-    Action(
-        "resend",
-        "delivery",
-        "Resend event",
-        "Sends the event to the same endpoint again, as a new delivery with the same event ID. Receivers can use the "
-        "ID to detect duplicates.",
-        "Resend event",
-        "Event resent. This is the new delivery.",
-        webhooks.resend_delivery,
-        role="support",
-        is_idempotent=True,
-        next_page=lambda delivery: url_for("admin.webhooks.show_delivery", delivery_id=delivery.id),
-    ),
-)
 _USER_ACTIONS = (
     Action(
         "end-sessions",
@@ -593,7 +540,7 @@ ACTIONS: tuple[Action, ...] = (
     *_BILLING_ACTIONS,
     *_INVOICE_ACTIONS,
     *_PAYMENT_ACTIONS,
-    *_WEBHOOK_ACTIONS,
+    *webhooks.ACTIONS,
     *_USER_ACTIONS,
     *meters.ACTIONS,
     *plan_editor.ACTIONS,

@@ -1,5 +1,6 @@
 """Endpoints and deliveries of every organization."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -8,12 +9,13 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, g, request, url_for
 from marshmallow import fields, validate
 
 from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Organization
 from saas_api.admin import context, lists, organizations
+from saas_api.admin.action_types import Action
 from saas_api.admin.context import Preview, ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.core import ids
@@ -349,3 +351,57 @@ def resent_notice(_detail: EndpointDetail, resent: ResentDeliveries) -> str:
 def _principal(organization_id: UUID) -> Principal:
     """The operator, without a role in the organization they act on."""
     return replace(g.principal, organization_id=organization_id, role=None)
+
+
+ACTIONS = (
+    Action(
+        "disable",
+        "endpoint",
+        "Disable endpoint",
+        lambda detail: (
+            "The endpoint no longer receives events. Disabling it cancels "
+            f"{templating.pluralize(detail.health.waiting, 'pending delivery', 'pending deliveries')}. The "
+            "organization can enable it again."
+        ),
+        "Disable endpoint",
+        "Endpoint disabled.",
+        functools.partial(set_endpoint_enabled, is_enabled=False),
+        button_style="danger",
+    ),
+    Action(
+        "enable",
+        "endpoint",
+        "Enable endpoint",
+        "The endpoint receives new events again and its failure count is reset. Missed events aren't sent. The "
+        "organization can replay them.",
+        "Enable endpoint",
+        "Endpoint enabled.",
+        functools.partial(set_endpoint_enabled, is_enabled=True),
+    ),
+    Action(
+        "resend",
+        "endpoint",
+        "Resend deliveries",
+        "Sends their events to the endpoint again, each once, as new deliveries with the same event IDs.",
+        "Resend deliveries",
+        resent_notice,
+        resend_deliveries,
+        ResendDeliveriesForm,
+        role="support",
+        is_idempotent=True,
+        preview=preview_resend,
+    ),
+    Action(
+        "resend",
+        "delivery",
+        "Resend event",
+        "Sends the event to the same endpoint again, as a new delivery with the same event ID. Receivers can use the "
+        "ID to detect duplicates.",
+        "Resend event",
+        "Event resent. This is the new delivery.",
+        resend_delivery,
+        role="support",
+        is_idempotent=True,
+        next_page=lambda delivery: url_for("admin.webhooks.show_delivery", delivery_id=delivery.id),
+    ),
+)
