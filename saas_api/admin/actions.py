@@ -3,7 +3,6 @@
 `action_views` serves the pages of the table, and `cli.action_commands` makes commands from its entries.
 """
 
-import functools
 from dataclasses import replace
 
 from flask import url_for
@@ -359,45 +358,6 @@ _PAYMENT_ACTIONS = (
         button_style="danger",
     ),
 )
-_WEBHOOK_ACTIONS = (
-    Action(
-        "disable",
-        "endpoint",
-        "Disable endpoint",
-        lambda detail: (
-            "The endpoint no longer receives events. Disabling it cancels "
-            f"{templating.pluralize(detail.health.waiting, 'pending delivery', 'pending deliveries')}. The "
-            "organization can enable it again."
-        ),
-        "Disable endpoint",
-        "Endpoint disabled.",
-        functools.partial(webhooks.set_endpoint_enabled, is_enabled=False),
-        button_style="danger",
-    ),
-    Action(
-        "enable",
-        "endpoint",
-        "Enable endpoint",
-        "The endpoint receives new events again and its failure count is reset. Missed events aren't sent. The "
-        "organization can replay them.",
-        "Enable endpoint",
-        "Endpoint enabled.",
-        functools.partial(webhooks.set_endpoint_enabled, is_enabled=True),
-    ),
-    Action(
-        "resend",
-        "delivery",
-        "Resend event",
-        "Sends the event to the same endpoint again, as a new delivery with the same event ID. Receivers can use the "
-        "ID to detect duplicates.",
-        "Resend event",
-        "Event resent. This is the new delivery.",
-        webhooks.resend_delivery,
-        role="support",
-        is_idempotent=True,
-        next_page=lambda delivery: url_for("admin.webhooks.show_delivery", delivery_id=delivery.id),
-    ),
-)
 _USER_ACTIONS = (
     Action(
         "end-sessions",
@@ -507,6 +467,15 @@ _PLATFORM_ACTIONS = (
     ),
     Action(
         "retry",
+        "failed_jobs",
+        "Retry all failed jobs",
+        "Every failed job is added to the end of its queue. Jobs only process work that is still due.",
+        "Retry failed jobs",
+        lambda _, count: f"{templating.pluralize(count, 'job')} queued again.",
+        context.in_write_session(queues.requeue_all_failed),
+    ),
+    Action(
+        "retry",
         "failed_job",
         lambda job: f"Retry {job.job}",
         "The job is added to the end of its queue. It only processes work that is still due, so nothing runs twice.",
@@ -571,7 +540,7 @@ ACTIONS: tuple[Action, ...] = (
     *_BILLING_ACTIONS,
     *_INVOICE_ACTIONS,
     *_PAYMENT_ACTIONS,
-    *_WEBHOOK_ACTIONS,
+    *webhooks.ACTIONS,
     *_USER_ACTIONS,
     *meters.ACTIONS,
     *plan_editor.ACTIONS,

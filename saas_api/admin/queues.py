@@ -1,5 +1,6 @@
 """Background work: queues, workers, the schedule and the nightly invariants."""
 
+import contextlib
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -320,17 +321,43 @@ def requeue_failed(session: SystemSession, job_id: str, operator: OperatorContex
 
     raises: NotFound, Conflict when it is no longer failed, ServiceUnavailable when Redis does not answer
     """
-    audit.record_event(session, None, operator.actor, "job.retried", ("job", job_id), {"reason": operator.reason})
     with closing(queue.worker_redis()) as connection:
         try:
-            job = RedisJob.fetch(job_id, connection=connection)
-            RedisQueue(job.origin, connection).failed_job_registry.requeue(job)
+            _requeue(session, connection, job_id, operator)
         except NoSuchJobError as cause:
             raise NotFound from cause
         except InvalidJobOperation as cause:
             raise Conflict("This job is no longer failed.") from cause
         except redis.RedisError as cause:
             raise ServiceUnavailable from cause
+
+
+def requeue_all_failed(session: SystemSession, operator: OperatorContext) -> int:
+    """Queues every failed wake-up again; those that Redis no longer has, and those after it stops answering, stay.
+
+    returns: number of wake-ups
+    raises: ServiceUnavailable when Redis does not answer at first
+    """
+    count = 0
+    with closing(queue.worker_redis()) as connection:
+        try:
+            for name in queue.queue_names():
+                registry = FailedJobRegistry(name, connection=connection)
+                for job_id in registry.get_job_ids(cleanup=False):
+                    with contextlib.suppress(NoSuchJobError, InvalidJobOperation):
+                        _requeue(session, connection, job_id, operator)
+                        count += 1
+        except redis.RedisError as cause:
+            if not count:
+                raise ServiceUnavailable from cause
+    return count
+
+
+def _requeue(session: SystemSession, connection: redis.Redis, job_id: str, operator: OperatorContext) -> None:
+    """Queue a failed wake-up again, and record it once that is done."""
+    job = RedisJob.fetch(job_id, connection=connection)
+    RedisQueue(job.origin, connection).failed_job_registry.requeue(job)
+    audit.record_event(session, None, operator.actor, "job.retried", ("job", job_id), {"reason": operator.reason})
 
 
 def _enqueue(function: Any, *arguments: Any) -> None:

@@ -220,6 +220,14 @@ SUBJECTS: Mapping[str, Subject] = {
         "admin.queues.index",
         is_tenant_owned=False,
     ),
+    "failed_jobs": Subject(
+        "/admin/jobs/failed/{action}",
+        lambda _session: None,
+        lambda _: (),
+        "Jobs",
+        "admin.queues.index",
+        is_tenant_owned=False,
+    ),
     "failed_job": Subject(
         "/admin/jobs/failed/<job_id>/{action}",
         queues.get_failed_job,

@@ -1,5 +1,6 @@
 """Endpoints and deliveries of every organization."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -8,12 +9,14 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response, g, request, url_for
 from marshmallow import fields, validate
 
 from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Organization
 from saas_api.admin import context, lists, organizations
+from saas_api.admin.action_types import Action
+from saas_api.admin.context import Preview, ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.core import ids
 from saas_api.core.access import Principal, require_operator
@@ -21,9 +24,10 @@ from saas_api.core.db.pagination import Page
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
 from saas_api.core.fields import PrefixedId, Text
-from saas_api.core.web import pages
+from saas_api.core.web import pages, templating
+from saas_api.core.web.forms import Form
 from saas_api.webhooks import deliveries, endpoints, labels, models
-from saas_api.webhooks.deliveries import DeliveryView
+from saas_api.webhooks.deliveries import DeliveryView, ResentDeliveries
 from saas_api.webhooks.endpoints import EndpointHealth
 from saas_api.webhooks.models import Attempt, Delivery, DeliveryState, Endpoint, EndpointStatus, Event
 from saas_api.webhooks.schemas import DeliveryOut, EndpointHealthOut, EndpointOut
@@ -61,6 +65,12 @@ class EndpointListQuery(ListQuery):
     health = fields.String(load_default=None, validate=validate.OneOf(list(_HEALTH)))
     organization = Text(maximum=200, load_default=None)
     delivery = PrefixedId("whd", load_default=None)
+
+
+class ResendDeliveriesForm(ReasonForm):
+    """Picked deliveries, and the reason."""
+
+    delivery_ids = fields.List(PrefixedId("whd"), data_key="ids", validate=validate.Length(min=1, max=MAX_ROWS))
 
 
 class DeliveryListQuery(ListQuery):
@@ -313,6 +323,85 @@ def resend_delivery(operator: OperatorContext, organization_id: UUID, delivery_i
         return deliveries.resend_delivery(session, _principal(organization_id), delivery_id, reason=operator.reason)
 
 
+def preview_resend(detail: EndpointDetail, form: Form | None) -> Preview:
+    """The picked deliveries of an endpoint; without any there is nothing to confirm."""
+    texts = form.value("ids") if form else request.args.getlist("ids")[:MAX_ROWS]
+    delivery_ids = [ids.parse_id("whd", text) for text in texts if ids.is_public_id(text, "whd")]
+    with context.read_session() as session:
+        views = deliveries.list_delivery_views(session, detail.endpoint.organization_id, delivery_ids)
+    picked = [view for view in views if view.delivery.endpoint_id == detail.endpoint.id]
+    return Preview(picked, is_ready=bool(picked))
+
+
+def resend_deliveries(
+    operator: OperatorContext, organization_id: UUID, _endpoint_id: UUID, *, delivery_ids: Sequence[UUID]
+) -> ResentDeliveries:
+    """Sends the events of several deliveries once more, each to its endpoint."""
+    with context.write_session() as session:
+        principal = _principal(organization_id)
+        return deliveries.resend_deliveries(session, principal, delivery_ids, reason=operator.reason)
+
+
+def resent_notice(_detail: EndpointDetail, resent: ResentDeliveries) -> str:
+    """What the page says after `resend_deliveries`."""
+    reason = "the endpoint is disabled or deleted"
+    return templating.bulk_notice(resent.count, len(resent.skipped), "resent", reason, "delivery", "deliveries")
+
+
 def _principal(organization_id: UUID) -> Principal:
     """The operator, without a role in the organization they act on."""
     return replace(g.principal, organization_id=organization_id, role=None)
+
+
+ACTIONS = (
+    Action(
+        "disable",
+        "endpoint",
+        "Disable endpoint",
+        lambda detail: (
+            "The endpoint no longer receives events. Disabling it cancels "
+            f"{templating.pluralize(detail.health.waiting, 'pending delivery', 'pending deliveries')}. The "
+            "organization can enable it again."
+        ),
+        "Disable endpoint",
+        "Endpoint disabled.",
+        functools.partial(set_endpoint_enabled, is_enabled=False),
+        button_style="danger",
+    ),
+    Action(
+        "enable",
+        "endpoint",
+        "Enable endpoint",
+        "The endpoint receives new events again and its failure count is reset. Missed events aren't sent. The "
+        "organization can replay them.",
+        "Enable endpoint",
+        "Endpoint enabled.",
+        functools.partial(set_endpoint_enabled, is_enabled=True),
+    ),
+    Action(
+        "resend",
+        "endpoint",
+        "Resend deliveries",
+        "Sends their events to the endpoint again, each once, as new deliveries with the same event IDs.",
+        "Resend deliveries",
+        resent_notice,
+        resend_deliveries,
+        ResendDeliveriesForm,
+        role="support",
+        is_idempotent=True,
+        preview=preview_resend,
+    ),
+    Action(
+        "resend",
+        "delivery",
+        "Resend event",
+        "Sends the event to the same endpoint again, as a new delivery with the same event ID. Receivers can use the "
+        "ID to detect duplicates.",
+        "Resend event",
+        "Event resent. This is the new delivery.",
+        resend_delivery,
+        role="support",
+        is_idempotent=True,
+        next_page=lambda delivery: url_for("admin.webhooks.show_delivery", delivery_id=delivery.id),
+    ),
+)

@@ -480,9 +480,8 @@ def revoke_picked(body: dict[str, Any]) -> Any:
     key_ids = body.get("key_ids", ())
     context.check_confirmation(body["typed"], _confirmation(len(key_ids)))
     revoked = keys.revoke_keys(engine.session(), g.principal, key_ids, mode=g.principal.mode)
-    notice = f"{templating.pluralize(revoked.count, 'key')} revoked. Requests with them are rejected immediately."
-    if revoked.skipped:
-        notice += f" {templating.pluralize(len(revoked.skipped), 'key')} skipped: already revoked or not found."
+    reason = "already revoked or not found"
+    notice = templating.bulk_notice(revoked.count, len(revoked.skipped), "revoked", reason, "key")
     return pages.redirect_to("dashboard.keys.index", _notice=notice)
 
 

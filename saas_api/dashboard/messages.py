@@ -348,10 +348,8 @@ def cancel(message_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the
 def cancel_picked(body: dict[str, Any]) -> Any:
     """Cancel those of the picked messages that are queued."""
     canceled = messages.cancel_messages(engine.session(), g.principal, body.get("message_ids", ()))
-    notice = f"{templating.pluralize(canceled.count, 'message')} canceled."
-    if canceled.skipped:
-        skipped = templating.pluralize(len(canceled.skipped), "message")
-        notice += f" {skipped} skipped: already sent, being sent or canceled."
+    reason = "already sent, being sent or canceled"
+    notice = templating.bulk_notice(canceled.count, len(canceled.skipped), "canceled", reason, "message")
     _, filters = forms.parse_filters(MessageFilters(exclude=("limit", "after", "format")))
     return pages.redirect_to("dashboard.messages.index", _notice=notice, **filters.values)
 

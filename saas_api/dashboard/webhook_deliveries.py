@@ -300,10 +300,8 @@ def _state_tabs(
 def resend_all(body: dict[str, Any]) -> Any:
     """Resend the picked deliveries."""
     resent = deliveries.resend_deliveries(engine.session(), g.principal, body.get("delivery_ids", ()))
-    notice = f"{templating.pluralize(resent.count, 'delivery', 'deliveries')} resent."
-    if resent.skipped:
-        notice += f" {templating.pluralize(len(resent.skipped), 'delivery', 'deliveries')} skipped: "
-        notice += "the endpoint is disabled or deleted."
+    reason = "the endpoint is disabled or deleted"
+    notice = templating.bulk_notice(resent.count, len(resent.skipped), "resent", reason, "delivery", "deliveries")
     _, filters = forms.parse_filters(DeliveryFilters(exclude=("limit", "after")))
     return pages.redirect_to("dashboard.webhook_deliveries.index", _notice=notice, **filters.values)
 

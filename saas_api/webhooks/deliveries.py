@@ -232,10 +232,13 @@ SELECT w.organization_id, d.event_id, w.id, 'replay', now()
 RETURNING id, event_id, endpoint_id""")
 
 
-def resend_deliveries(session: Session, by: Principal, delivery_ids: Sequence[UUID]) -> ResentDeliveries:
+def resend_deliveries(
+    session: Session, by: Principal, delivery_ids: Sequence[UUID], *, reason: str | None = None
+) -> ResentDeliveries:
     """Queue a new delivery for each of several, or one for those of the same event to the same endpoint.
 
     Deliveries of disabled and deleted endpoints, and ids of none, are skipped.
+    reason: of an operator, for the audit log
     """
     columns = (Delivery.id, Delivery.event_id, Delivery.endpoint_id)
     is_chosen = sa.and_(Delivery.organization_id == by.organization_id, Delivery.id.in_(delivery_ids))
@@ -249,7 +252,7 @@ def resend_deliveries(session: Session, by: Principal, delivery_ids: Sequence[UU
     new_ids = {(row.event_id, row.endpoint_id): row.id for row in session.execute(_RESEND, values)}
     for delivery_id, pair in found.items():
         if pair in new_ids:
-            _record_resend(session, by, delivery_id, new_ids[pair])
+            _record_resend(session, by, delivery_id, new_ids[pair], reason)
     if new_ids:
         queue.enqueue(session, DRAIN_JOB)
     skipped = [

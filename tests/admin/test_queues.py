@@ -33,6 +33,7 @@ JOBS = "/admin/jobs"
 PAGES = {
     JOBS: "support",
     f"{JOBS}/tick": "admin",
+    f"{JOBS}/failed/retry": "admin",
     f"{JOBS}/run/billing.close": "admin",
     "/admin/invariants": "support",
 }
@@ -156,6 +157,16 @@ def test_failed_job_is_shown_and_queued_again(app: Flask, client: FlaskClient, c
     again = olga.send(path, fields)
     assert again.status_code in (404, 409), error_summary(again)
     assert waiting(connection).count(job.id) == 1
+
+
+def test_all_failed_jobs_are_queued_again(app: Flask, client: FlaskClient, connection: redis.Redis) -> None:
+    jobs, olga = [make_failed_job(connection).id for _ in range(3)], sign_in_operator(app, client)
+    connection.delete(Job.key_for(jobs[0]))  # Redis forgot it, and its registry did not
+    assert f"{JOBS}/failed/retry" in olga.read(JOBS)
+    assert "2 jobs queued again." in olga.run_action(f"{JOBS}/failed/retry")
+    assert [waiting(connection).count(job) for job in jobs] == [0, 1, 1]
+    assert audit_log(app, "job.retried") == IN_PLATFORM_LOG * 2
+    assert "0 jobs queued again." in olga.run_action(f"{JOBS}/failed/retry")
 
 
 def test_jobs_page_does_not_clean_up_registries(app: Flask, client: FlaskClient, connection: redis.Redis) -> None:

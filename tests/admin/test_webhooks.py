@@ -1,6 +1,8 @@
 """Webhooks at the console: backlog, failing endpoints, deliveries; resend, disable, enable."""
 
+import re
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from flask import Flask
@@ -9,6 +11,7 @@ from flask.testing import FlaskClient
 from tests.support.accounts import User
 from tests.support.console import (
     IN_BOTH_LOGS,
+    REASON,
     audit_log,
     check_operator_access,
     error_summary,
@@ -53,6 +56,7 @@ def failed(app: Flask, acme: WebhookOrganization) -> tuple[str, str]:
 def test_pages_require_an_operator_role(app: Flask, client: FlaskClient, failed: tuple[str, str], carol: User) -> None:
     endpoint, delivery = failed
     reads = {"/admin/deliveries": "support", endpoint: "support", delivery: "support", f"{delivery}/resend": "support"}
+    reads[f"{endpoint}/resend"] = "support"
     check_operator_access(app, client, carol, {**reads, f"{endpoint}/disable": "admin", f"{endpoint}/enable": "admin"})
 
 
@@ -102,6 +106,31 @@ def test_support_resends_a_delivery_with_the_same_event(
     rows = execute_sql(app, "SELECT event_id, cause, status FROM webhook_deliveries ORDER BY created_at")
     assert (rows[0].event_id == rows[1].event_id, rows[1].cause, rows[1].status) == (True, "replay", "queued")
     assert audit_log(app, "webhook_delivery.resent") == IN_BOTH_LOGS
+
+
+def test_support_resends_the_picked_deliveries_of_an_endpoint(
+    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: WebhookOrganization
+) -> None:
+    acme.publish_event()
+    acme.finish_deliveries("failed")
+    olga = sign_in_operator(app, client, "support")
+    picks = re.findall(r'name="ids" value="(whd_[0-9a-f]{32})"', olga.read(failed[0]))
+    assert len(picks) == 2
+    path = f"{failed[0]}/resend"
+    assert "No deliveries selected" in olga.read(f"{path}?ids=nonsense&ids=whd_{'0' * 32}")
+    fields = {
+        **olga.form(f"{path}?{urlencode([('ids', pick) for pick in picks])}", path),
+        "reason": REASON,
+    }
+    assert sorted(fields["ids"]) == sorted(picks)
+    responses = [olga.send(path, fields) for _ in range(2)]
+    assert [(response.status_code, response.location) for response in responses] == [(303, failed[0])] * 2
+    assert "2 deliveries resent." in olga.read(failed[0])
+    rows = execute_sql(app, "SELECT event_id FROM webhook_deliveries WHERE cause = 'replay'")
+    assert len({row.event_id for row in rows}) == len(rows) == 2
+    assert audit_log(app, "webhook_delivery.resent") == IN_BOTH_LOGS * 2
+    reasons = execute_sql(app, "SELECT data->>'reason' AS reason FROM audit_events WHERE action LIKE '%.resent'")
+    assert {row.reason for row in reasons} == {REASON}
 
 
 def test_disabling_an_endpoint_cancels_pending_deliveries(

@@ -161,6 +161,16 @@ def pluralize(count: int, singular: str, plural: str | None = None) -> str:
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
+def bulk_notice(done: int, skipped: int, verb: str, reason: str, singular: str, plural: str | None = None) -> str:
+    """What an act on several rows did: "2 keys revoked. 1 key skipped: already revoked.", for example.
+
+    verb: in the past
+    reason: why rows are skipped
+    """
+    notice = f"{pluralize(done, singular, plural)} {verb}."
+    return f"{notice} {pluralize(skipped, singular, plural)} skipped: {reason}." if skipped else notice
+
+
 def can(permission: str) -> bool:
     """Whether the signed-in user has a permission and can use it here."""
     principal = g.get("principal")
