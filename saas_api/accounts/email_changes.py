@@ -14,12 +14,6 @@ from saas_api.core.errors import InvalidOneTimeToken
 LINK_LIFETIME = timedelta(hours=24)
 
 
-def find_pending(session: SystemSession, user_id: UUID) -> EmailChange | None:
-    """The change of a user whose link has not expired."""
-    statement = sa.select(EmailChange).where(EmailChange.user_id == user_id, EmailChange.expires_at > clock.now())
-    return session.scalar(statement)
-
-
 def replace_pending(session: SystemSession, user_id: UUID, email: str) -> str:
     """Store a change, in place of the user's one before.
 

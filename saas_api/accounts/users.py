@@ -1,12 +1,15 @@
 """Users: lookups, creation, name, password verification, and verification and change of the email address."""
 
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
+import sqlalchemy as sa
 from sqlalchemy import select
 from sqlalchemy.orm import undefer
 
 from saas_api.accounts import audit, email_changes, notices, one_time_tokens, sessions
-from saas_api.accounts.models import EmailChange, Membership, User
+from saas_api.accounts.models import EmailChange, Membership, TwoFactorSecret, User
 from saas_api.accounts.notices import Notice, Recipient
 from saas_api.accounts.one_time_tokens import RESET_PASSWORD_PURPOSE, VERIFY_EMAIL_PURPOSE
 from saas_api.accounts.tokens import InvalidToken
@@ -142,6 +145,31 @@ def get_user(principal: Principal) -> User:
     return user
 
 
+@dataclass(frozen=True)
+class AccountSettings:
+    """A user, the change of address that waits for its link, and when two-factor sign-in was turned on."""
+
+    user: User
+    email_change: EmailChange | None
+    two_factor_enabled_at: datetime | None
+
+
+def get_settings(principal: Principal) -> AccountSettings:
+    """What the caller may change about their account.
+
+    raises: InvalidToken when the user was disabled since the request was authenticated
+    """
+    waits = sa.and_(EmailChange.user_id == User.id, EmailChange.expires_at > clock.now())
+    statement = select(User, EmailChange, TwoFactorSecret.confirmed_at).where(User.id == principal.id)
+    statement = statement.outerjoin(EmailChange, waits)
+    statement = statement.outerjoin(TwoFactorSecret, TwoFactorSecret.user_id == User.id)
+    with tenancy.system_session("auth.account") as session:
+        row = session.execute(statement).first()
+    if row is None:
+        raise InvalidToken
+    return AccountSettings(*row)
+
+
 def update_name(principal: Principal, full_name: str) -> None:
     """Change the caller's full name, in a transaction of its own.
 
@@ -198,12 +226,6 @@ def mark_email_verified(session: SystemSession, user: User) -> None:
         one_time_tokens.revoke_tokens(session, user.id, VERIFY_EMAIL_PURPOSE)
         data = audit.values(email=user.email)
         audit.record_user_event_in_all_organizations(session, user.id, "user.email_verified", data)
-
-
-def find_email_change(principal: Principal) -> EmailChange | None:
-    """The caller's change of address that waits for its link."""
-    with tenancy.system_session("auth.account") as session:
-        return email_changes.find_pending(session, principal.id)
 
 
 def request_email_change(principal: Principal, email: str) -> None:

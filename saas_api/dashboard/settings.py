@@ -9,7 +9,7 @@ import marshmallow as ma
 from flask import Blueprint, Response, g, request
 from marshmallow import fields, validate
 
-from saas_api.accounts import billing_email, organizations, passwords, sessions, throttles, two_factor, users
+from saas_api.accounts import billing_email, organizations, passwords, sessions, throttles, users
 from saas_api.accounts.schemas import ChangePasswordIn, TimeZoneField
 from saas_api.billing import organization_closing, profiles
 from saas_api.billing.profiles import BillingDetails
@@ -164,17 +164,17 @@ def close_organization(body: dict[str, Any]) -> Any:
 @require_permission(None)
 def account_settings(form: Form | None = None) -> Response:
     """Show the user's name, email address and sessions; also to an operator without an organization."""
-    user = users.get_user(g.principal)
+    settings = users.get_settings(g.principal)
     active_sessions = sessions.list_sessions(g.principal, PageRequest(MAX_LISTED_SESSIONS)).items
     return pages.render_page(
         "dashboard/settings/account.html",
-        user=user,
-        email_change=users.find_email_change(g.principal),
-        two_factor=two_factor.get_status(g.principal),
+        user=settings.user,
+        email_change=settings.email_change,
+        two_factor_enabled_at=settings.two_factor_enabled_at,
         sessions=active_sessions,
         current=g.principal.session_id,
         zone=context.current_zone() if g.principal.has_organization else "UTC",
-        form=form or Form({"full_name": user.full_name}),
+        form=form or Form({"full_name": settings.user.full_name}),
         look=Form(g.preferences),
     )
 
