@@ -184,12 +184,18 @@ def show_timeseries(query: dict[str, Any]) -> dict[str, Any]:
     except InvalidDateRange as cause:
         raise ValidationFailed.at_field(cause.field, cause.reason) from cause
     points = usage_costs.total_series(engine.session(), organization_id, days, query, series)
+    by_code = meters.all_meters(engine.session())
+    counted = [query["meter"]] if query["meter"] else map(str, series) if query["group_by"] == "meter" else []
+    exact_meters = [code for code in counted if not by_code[code].aggregation.is_additive]
     return {
         **query,
         "points": points if query["meter"] else _without_quantities(points),
         "series": _series(series, organization_id, query) if query["group_by"] else [],
         "currency": usage_costs.report_currency(engine.session(), organization_id),
         "days": days,
+        "archived_before": usage_costs.find_archive(
+            engine.session(), organization_id, days, query["mode"], exact_meters
+        ),
     }
 
 

@@ -17,7 +17,7 @@ from saas_api.billing.rating import bill, charges, plan_changes
 from saas_api.billing.rating.bill import RatedPlanVersion, UsageQuantity
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.core import money
-from saas_api.usage import meters, quantities, range_quantities, ranges, reports, request_counts, sources
+from saas_api.usage import ledger, meters, quantities, range_quantities, ranges, reports, request_counts, sources
 from saas_api.usage.meter_file import MeterContent
 from saas_api.usage.range_quantities import RangeQuantity
 from saas_api.usage.ranges import DateRange
@@ -122,6 +122,7 @@ class UsageReport:
     by_endpoint: by method and route
     by_api_key: by id; None for calls without a key
     accepted_by_meter: accepted calls by day
+    archived_before: as of `find_archive`, of the meters that were used
     """
 
     days: DateRange
@@ -136,6 +137,7 @@ class UsageReport:
     by_endpoint: dict[tuple[str, str], CallTotals] = field(default_factory=lambda: defaultdict(CallTotals))
     by_api_key: dict[UUID | None, CallTotals] = field(default_factory=lambda: defaultdict(CallTotals))
     key_names: Mapping[UUID, str] = field(default_factory=dict)
+    archived_before: datetime | None = None
 
     def totals_of(self, day: date, endpoint: tuple[str, str], api_key_id: UUID | None) -> tuple[CallTotals, ...]:
         """The totals in which a call counts."""
@@ -196,14 +198,30 @@ def usage_report(
             totals.success_count += row.requests
             totals.cost += cost
     _set_exact_quantities(session, organization_id, report, by_meter, dimensions, exact_meters)
+    report.archived_before = find_archive(session, organization_id, days, mode, exact_meters)
     if meter is None:
         _add_refused(session, organization_id, report)
     if mode == "live" and is_billed:
         _add_charges(session, organization_id, report, pricing, by_meter, meter)
     report.by_dimension = [usage for _, usage in sorted(dimensions.items(), key=lambda item: str(item[0]))]
-    report.by_meter = [usage for usage in by_meter.values() if usage.quantity]
+    known = exact_meters if report.archived_before else ()
+    report.by_meter = [usage for usage in by_meter.values() if usage.quantity or usage.meter in known]
     report.key_names = get_key_names(session, organization_id)
     return report
+
+
+def find_archive(
+    session: Session, organization_id: UUID, days: DateRange, mode: str, exact_meters: Collection[str]
+) -> datetime | None:
+    """Up to when the usage of meters that do not add up is missing in a range, because its events are archived.
+
+    Sums are read from rollups, which stay; the other quantities and their charges only from events.
+    exact_meters: those that do not add up; none is missing without them
+    returns: the end of a billing period; None when nothing is missing
+    """
+    if not exact_meters or mode != "live":
+        return None
+    return ledger.archived_before(session, organization_id, days.starts_at, days.ends_at)
 
 
 def _add_refused(session: Session, organization_id: UUID, report: UsageReport) -> None:

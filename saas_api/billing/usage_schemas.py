@@ -204,6 +204,12 @@ class DayUsageOut(CallTotalsOut):
     date = fields.Date()
 
 
+_ARCHIVED_BEFORE = {
+    "description": "Quantities and charges of meters that count the highest, the latest or different values leave out"
+    " usage before this time, because its events are archived; invoices have them. Null when nothing is left out."
+}
+
+
 class UsageOut(StrictSchema):
     """GET /usage."""
 
@@ -214,6 +220,7 @@ class UsageOut(StrictSchema):
     by_endpoint = fields.List(NestedAmounts(EndpointUsageOut()), attribute="endpoints")
     by_api_key = fields.List(NestedAmounts(KeyUsageOut()), attribute="keys")
     daily_breakdown = fields.List(NestedAmounts(DayUsageOut()), attribute="days_used")
+    archived_before = Timestamp(allow_none=True, metadata=_ARCHIVED_BEFORE)
 
 
 class UsagePointOut(StrictSchema):
@@ -245,3 +252,4 @@ class TimeseriesOut(StrictSchema):
     period = fields.Nested(DateRangeOut(), attribute="days")
     points = fields.List(NestedAmounts(UsagePointOut()))
     series = fields.List(NestedAmounts(UsageSeriesOut()))
+    archived_before = Timestamp(allow_none=True, metadata=_ARCHIVED_BEFORE)

@@ -42,6 +42,7 @@ class MeterUsageView:
 
     tab: "endpoint", "key", "day" or "dimension:NAME"
     total: of the whole range, also of a meter whose values do not add up
+    archived_before: as of `usage_costs.find_archive`
     """
 
     meter: MeterContent
@@ -52,6 +53,7 @@ class MeterUsageView:
     total: UsagePoint
     rows: Sequence[UsageOfGroup]
     chart: Chart
+    archived_before: datetime | None
 
     @property
     def is_priced_by_call(self) -> bool:
@@ -98,6 +100,9 @@ def get_meter_usage(
         total=total,
         rows=rows if tab != "day" else rows[::-1],
         chart=_chart(session, organization_id, days, query, meter, tab),
+        archived_before=usage_costs.find_archive(
+            session, organization_id, days, mode, () if meter.aggregation.is_additive else (meter.code,)
+        ),
     )
 
 

@@ -148,6 +148,18 @@ def is_archived(session: Session, organization_id: UUID, period_id: UUID) -> boo
     return bool(session.scalar(_IS_ARCHIVED, {"organization_id": organization_id, "period_id": period_id}))
 
 
+_ARCHIVED_BEFORE = text(f"""SELECT max(p.ends_at) FROM billing_periods p
+  WHERE p.organization_id = :organization_id AND p.ends_at > :starts_at AND p.starts_at < :ends_at
+    AND NOT ({IN_LEDGER})""")
+
+
+def archived_before(session: Session, organization_id: UUID, starts_at: datetime, ends_at: datetime) -> datetime | None:
+    """End of the last billing period within a time whose usage is archived; None when all of it is in the ledger."""
+    values = {"organization_id": organization_id, "starts_at": starts_at, "ends_at": ends_at}
+    found: datetime | None = session.scalar(_ARCHIVED_BEFORE, values)
+    return found
+
+
 _FIND_EVENT = """SELECT event_id AS id, quantity FROM usage_event_keys WHERE organization_id = :organization_id
   AND source = :source AND idempotency_key = :key"""
 _FIND_TEST_EVENT = """SELECT id, quantity FROM test_usage_events WHERE organization_id = :organization_id

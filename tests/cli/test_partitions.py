@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from saas_api.accounts import jobs as account_jobs
-from saas_api.billing import invariants, invoices, period_close, periods
+from saas_api.billing import invariants, invoices, period_close, periods, usage_costs
 from saas_api.billing.invoices import UsageArchived
 from saas_api.cli import partition_archives
 from saas_api.core import clock, faults, ids
@@ -29,6 +29,7 @@ from saas_api.usage import ledger, quantities, request_counts, rollups
 from saas_api.usage.ledger import UsageRecord
 from saas_api.usage.ranges import DateRange
 from tests.support.billing import BillingOrganization, create_organization, day
+from tests.support.billing import publish_meter as publish_billing_meter
 from tests.support.large_tables import insert_rows
 from tests.support.ledger import USAGE_COLUMNS
 from tests.support.query_plans import collect_scans
@@ -162,6 +163,32 @@ def test_archived_month_keeps_what_was_counted_and_comes_back_whole(
     assert acme.rows(ALL_ROWS) == before
     assert rollups.rebuild_rollups().differences == 0
     assert [result for result in invariants.check_invariants() if result.violations] == []
+
+
+def test_report_says_what_it_lacks_of_archived_months(app: Flask, acme: BillingOrganization, tmp_path: Path) -> None:
+    publish_billing_meter("peak", "max")
+    go_to(acme, day(10, month=5))
+    acme.use(9, "peak")
+    go_to(acme, day(10, month=6))
+    acme.use(4, "peak")
+    invoice()
+    days = DateRange(date(2026, 4, 1), date(2026, 6, 30), ZoneInfo("UTC"))
+
+    def read(*codes: str) -> list[Any]:
+        with acme.transaction() as session:
+            report = usage_costs.usage_report(session, acme.id, days)
+            whole = [(usage.quantity, usage.requests) for usage in report.by_meter if usage.meter in codes]
+            return [*whole, report.archived_before]
+
+    assert read("email", "peak") == [(7, 1), (9, 2), None]
+    archive(app, tmp_path)
+    assert read("email", "peak") == [(7, 1), (4, 2), day(1, month=6)]
+    days = DateRange(date(2026, 4, 1), date(2026, 5, 31), ZoneInfo("UTC"))
+    assert read("email", "peak") == [(7, 1), (0, 1), day(1, month=6)]
+    days = DateRange(date(2026, 6, 1), date(2026, 6, 30), ZoneInfo("UTC"))
+    assert read("peak") == [(4, 1), None]
+    days = DateRange(date(2026, 4, 1), date(2026, 4, 30), ZoneInfo("UTC"))
+    assert read("sms") == [(5, 1), None]  # sums are whole
 
 
 def test_event_of_an_archived_month_counts_once(

@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -101,3 +102,29 @@ def test_every_meter_is_in_the_table_by_meter_and_the_chart_stays_readable(
 @pytest.mark.parametrize("query", ["meter=nothing", "meter=lookups&tab=dimension:planet", "tab=dimension:model"])
 def test_unknown_meter_or_dimension_is_reported(app: Flask, lookups: UsageOrganization, query: str) -> None:
     assert re.search("This meter does not exist|Unknown tab", open_usage(app, lookups, query, status=422))
+
+
+def test_usage_that_is_archived_is_named_where_it_is_missing(
+    app: Flask, lookups: UsageOrganization, superuser: Any
+) -> None:
+    dates = {"start_date": "2026-04-01", "end_date": "2026-04-30"}
+    april = "&".join(f"{name}={day}" for name, day in dates.items())
+    reports: list[tuple[str, dict[str, str], bool]] = [
+        ("/usage", {}, True),
+        ("/usage", {"meter": "lookups"}, False),
+        ("/usage/timeseries", {"meter": "seats"}, True),
+        ("/usage/timeseries", {"group_by": "meter"}, True),
+        ("/usage/timeseries", {"meter": "lookups"}, False),
+    ]
+
+    def read_reports() -> list[str | None]:
+        return [lookups.get(path, None, **dates, **query)["archived_before"] for path, query, _ in reports]
+
+    pages = {f"{april}&meter=seats": True, f"{april}&tab=meter": True, f"{april}&meter=lookups": False, april: False}
+    assert not any(read_reports())
+    assert not any("is archived" in open_usage(app, lookups, query) for query in pages)
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("INSERT INTO archived_partitions VALUES ('usage_events', '2026-04-01', 1, '')")
+    assert read_reports() == ["2026-05-01T00:00:00.000Z" if is_missing else None for *_, is_missing in reports]
+    text = "Usage before May 1, 2026"
+    assert {query: text in open_usage(app, lookups, query) for query in pages} == pages
