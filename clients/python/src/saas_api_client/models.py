@@ -415,6 +415,10 @@ class UsageTimeseries:
     series: list[UsageSeries]
     meter: Optional[str] = None
     group_by: Optional[str] = None
+    archived_before: Optional[datetime] = None
+    """
+    Quantities and charges of meters that count the highest, the latest or different values leave out usage before this time, because its events are archived; invoices have them. Null when nothing is left out.
+    """
 
 
 @dataclass(frozen=True)
@@ -426,6 +430,10 @@ class Usage:
     by_endpoint: list[EndpointUsage]
     by_api_key: list[KeyUsage]
     daily_breakdown: list[DayUsage]
+    archived_before: Optional[datetime] = None
+    """
+    Quantities and charges of meters that count the highest, the latest or different values leave out usage before this time, because its events are archived; invoices have them. Null when nothing is left out.
+    """
 
 
 @dataclass(frozen=True)
