@@ -32,6 +32,7 @@ PASSWORD_RESETS_PER_HOUR, PASSWORD_RESETS_OF_DEVICE_PER_HOUR = 10, 3
 VERIFICATION_EMAILS_PER_HOUR = 3
 INVITATIONS_PER_DAY = 50
 ORGANIZATIONS_PER_DAY = 10
+EXPORTS_PER_HOUR = 5
 
 
 def request_origin(audience: TokenAudience) -> SessionOrigin:
@@ -117,6 +118,10 @@ def _is_unauthorized(response: Response) -> bool:
     return response.status_code == 401
 
 
+def _is_successful(response: Response) -> bool:
+    return response.status_code == 200
+
+
 def _is_refused(response: Response) -> bool:
     return 400 <= response.status_code < 500 and response.status_code != 429
 
@@ -143,6 +148,7 @@ limit_declined_invitations = _limit_network(DECLINED_INVITATIONS_PER_5_MINUTES, 
 limit_new_organizations = _limit(f"{ORGANIZATIONS_PER_DAY} per day", "organizations", _user_key)
 # Each call counts: the strength of a new password is estimated before the old one decides.
 limit_password_changes = _limit(f"{PASSWORD_CHECKS_PER_15_MINUTES} per 15 minutes", "password", _user_key)
+limit_exports = _limit(f"{EXPORTS_PER_HOUR} per hour", "export", _organization_key, _is_successful)
 
 
 def limit_sign_in(view: Any) -> Any:

@@ -28,7 +28,7 @@ _KEYS = sa.text("SELECT id, name FROM api_keys WHERE organization_id = :organiza
 
 ACTOR_KINDS = {"user": "Members", "api_key": "API keys", "operator": "Support", "system": "System"}
 ACTOR_LABELS = {"user": "A former member", "api_key": "An API key", "system": "System"}
-_COLUMNS = (
+CSV_COLUMNS = (
     "id",
     "at",
     "actor_type",
@@ -112,15 +112,16 @@ def _csv(organization: Organization, query: dict[str, Any]) -> Response:
     page = _list_events(organization, {**query, "cursor": None}, MAX_EXPORT_ROWS)
     if page.next_cursor:
         raise ValidationFailed.at_field("start_date", f"More than {MAX_EXPORT_ROWS:,} entries. Choose fewer days.")
-    rows = [_csv_row(entry, organization.timezone) for entry in page.items]
-    return pages.csv_response("audit-log.csv", _COLUMNS, rows)
+    rows = [csv_row(entry, organization.timezone) for entry in page.items]
+    return pages.csv_response("audit-log.csv", CSV_COLUMNS, rows)
 
 
-def _csv_row(entry: AuditEvent, zone: str) -> list[Any]:
+def csv_row(entry: AuditEvent, zone: str) -> list[Any]:
+    """Values of CSVCSV_COLUMNS."""
     data = pages.dump_csv_fields(_event_schema, entry, zone)
     row = {**data, "data": orjson.dumps(data["data"]).decode()}
     row |= {f"{party}_{name}": data[party][name] for party in ("actor", "target") for name in ("type", "id")}
-    return [row[column] for column in _COLUMNS]
+    return [row[column] for column in CSV_COLUMNS]
 
 
 def _format_data(data: dict[str, Any]) -> str:
