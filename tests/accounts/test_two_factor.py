@@ -10,6 +10,8 @@ from flask.testing import FlaskClient
 
 from saas_api.accounts import authenticators, operators, two_factor
 from saas_api.accounts.audit import Actor
+from saas_api.cli.commands import doctor
+from saas_api.cli.commands.doctor import FAIL
 from saas_api.core import clock, crypto
 from saas_api.core.db import tenancy
 from tests.support.account_mails import (
@@ -349,6 +351,26 @@ def test_support_command_turns_it_off_ends_sessions_and_is_recorded(
     assert "Support turned it off" in mail_texts(superuser, "security_notice")[-1]
     assert app.test_cli_runner().invoke(args=command).exit_code == 0
     assert len(mail_texts(superuser, "security_notice")) == 2, "turned on, turned off by support"
+
+
+def test_recovery_code_works_where_the_secret_key_of_before_is_gone(
+    client: FlaskClient, phone: Authenticator, context: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(context.config, "SECRET_KEY", "n" * 32)
+    assert log_in(client, code=phone.code()) == (401, "INVALID_TWO_FACTOR_CODE")
+    assert doctor.check_secret_key().state == FAIL
+    assert log_in(client, code=phone.recovery_codes[0]) == SIGNED_IN
+
+
+def test_form_that_was_sent_after_the_session_had_ended_comes_back_after_the_code(
+    app: Flask, alice: User, phone: Authenticator
+) -> None:
+    resumed = {"resume_address": "/dashboard/account", "resume_fields": '[["full_name", "Alice B"]]'}
+    browser = Browser(app)
+    fields = {**browser.form("/login"), **resumed, "email": alice.email, "password": PASSWORD}
+    form = form_of(browser.send("/login", fields), "/login/code")
+    entered = browser.send("/login/code", {**form, "code": phone.code()})
+    assert (entered.status_code, "Alice B" in entered.text) == (200, True)
 
 
 def test_secret_is_read_under_a_new_secret_key_after_reencryption(
