@@ -122,6 +122,10 @@ def _is_successful(response: Response) -> bool:
     return response.status_code == 200
 
 
+def _is_redirect(response: Response) -> bool:
+    return response.status_code == 303
+
+
 def _is_refused(response: Response) -> bool:
     return 400 <= response.status_code < 500 and response.status_code != 429
 
@@ -196,6 +200,12 @@ def limit_verification_emails(view: Any) -> Any:
     """Limit the requests for a verification link, of a user and of a network."""
     view = _limit_network(LINK_REQUESTS_PER_HOUR, "hour", "verification")(view)
     return _limit(f"{VERIFICATION_EMAILS_PER_HOUR} per hour", "verification", _user_key)(view)
+
+
+def limit_email_changes(view: Any) -> Any:
+    """Limit the links to new addresses of a user, and the attempts of a network, which tell whether one is taken."""
+    view = _limit_network(LINK_REQUESTS_PER_HOUR, "hour", "email-change")(view)
+    return _limit(f"{VERIFICATION_EMAILS_PER_HOUR} per hour", "email-change-of", _user_key, _is_redirect)(view)
 
 
 def limit_failed_joins(view: Any) -> Any:

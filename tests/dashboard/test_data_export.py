@@ -116,6 +116,11 @@ def test_export_asks_for_the_password_is_recorded_and_mailed_to_the_owner(
     assert "data was exported" in mail_texts(superuser, "security_notice", alice.email)[-1]
 
 
+def test_closed_organization_is_exported(app: Flask, alice: User, superuser: Any) -> None:
+    execute(superuser, "UPDATE organizations SET status = 'closed', closed_at = now()")
+    assert set(download(app, alice)) == {*FILES, "README.txt"}
+
+
 def test_exports_of_an_organization_are_limited(app: Flask, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_export, "LISTS", ())
     browser = Browser(app, alice)
