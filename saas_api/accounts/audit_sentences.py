@@ -65,6 +65,7 @@ SENTENCES: Mapping[str, str] = {
     "organization.changed": "changed the organization's settings",
     "organization.closed": "closed the organization",
     "organization.created": "created the organization",
+    "organization.exported": "exported the organization's data",
     "organization.look_ended": "stopped viewing the organization",
     "organization.looked_at": "viewed the organization as a member sees it",
     "organization.restricted": "blocked sending because an invoice is overdue",

@@ -16,8 +16,12 @@ import sqlalchemy as sa
 
 from saas_api.accounts.models import RecoveryCode, TwoFactorSecret
 from saas_api.core import clock, crypto
+from saas_api.core.crypto import DecryptionFailed
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.observability import get_logger
+
+log = get_logger(__name__)
 
 ENCRYPTION_PURPOSE = "two_factor"
 STEP_SECONDS, ACCEPTED_DRIFT_STEPS = 30, 1
@@ -62,7 +66,11 @@ def normalize_code(code: str) -> str:
 
 def use_app_code(session: SystemSession, record: TwoFactorSecret, code: str) -> bool:
     """Accept a code of this time step or of one beside it, unless it or a newer one was accepted before."""
-    app, now = pyotp.TOTP(read_secret(record)), clock.now()
+    try:
+        app, now = pyotp.TOTP(read_secret(record)), clock.now()
+    except DecryptionFailed:  # recovery codes still let the user in; flask doctor tells operators
+        log.exception("two_factor_secret_lost", user_id=str(record.user_id))
+        return False
     steps = [
         int(now.timestamp()) // STEP_SECONDS + drift
         for drift in range(-ACCEPTED_DRIFT_STEPS, ACCEPTED_DRIFT_STEPS + 1)

@@ -23,7 +23,7 @@ def record_failure(user: User | None, email: str, action: str) -> int:
     """
     target = ("user", str(user.id)) if user else ("address", crypto.hmac_hex("throttle", email)[:32])
     network = request_context.network_of(request_context.current_origin().ip or "none")
-    count = _count_failures(target[1] if user else network)
+    count = _count_failures(f"{action}:{target[1] if user else network}")
     total = _count_failures("all")
     with tenancy.system_session("auth.failure") as session:
         if count in _RECORDED_COUNTS:

@@ -32,6 +32,7 @@ PASSWORD_RESETS_PER_HOUR, PASSWORD_RESETS_OF_DEVICE_PER_HOUR = 10, 3
 VERIFICATION_EMAILS_PER_HOUR = 3
 INVITATIONS_PER_DAY = 50
 ORGANIZATIONS_PER_DAY = 10
+EXPORTS_PER_HOUR = 5
 
 
 def request_origin(audience: TokenAudience) -> SessionOrigin:
@@ -117,6 +118,14 @@ def _is_unauthorized(response: Response) -> bool:
     return response.status_code == 401
 
 
+def _is_successful(response: Response) -> bool:
+    return response.status_code == 200
+
+
+def _is_redirect(response: Response) -> bool:
+    return response.status_code == 303
+
+
 def _is_refused(response: Response) -> bool:
     return 400 <= response.status_code < 500 and response.status_code != 429
 
@@ -143,6 +152,7 @@ limit_declined_invitations = _limit_network(DECLINED_INVITATIONS_PER_5_MINUTES, 
 limit_new_organizations = _limit(f"{ORGANIZATIONS_PER_DAY} per day", "organizations", _user_key)
 # Each call counts: the strength of a new password is estimated before the old one decides.
 limit_password_changes = _limit(f"{PASSWORD_CHECKS_PER_15_MINUTES} per 15 minutes", "password", _user_key)
+limit_exports = _limit(f"{EXPORTS_PER_HOUR} per hour", "export", _organization_key, _is_successful)
 
 
 def limit_sign_in(view: Any) -> Any:
@@ -190,6 +200,12 @@ def limit_verification_emails(view: Any) -> Any:
     """Limit the requests for a verification link, of a user and of a network."""
     view = _limit_network(LINK_REQUESTS_PER_HOUR, "hour", "verification")(view)
     return _limit(f"{VERIFICATION_EMAILS_PER_HOUR} per hour", "verification", _user_key)(view)
+
+
+def limit_email_changes(view: Any) -> Any:
+    """Limit the links to new addresses of a user, and the attempts of a network, which tell whether one is taken."""
+    view = _limit_network(LINK_REQUESTS_PER_HOUR, "hour", "email-change")(view)
+    return _limit(f"{VERIFICATION_EMAILS_PER_HOUR} per hour", "email-change-of", _user_key, _is_redirect)(view)
 
 
 def limit_failed_joins(view: Any) -> Any:

@@ -10,7 +10,7 @@ import orjson
 import sqlalchemy as sa
 from flask import Blueprint, Response
 
-from saas_api.accounts import schemas
+from saas_api.accounts import audit_sentences, schemas
 from saas_api.accounts.models import AuditEvent, Organization, User
 from saas_api.admin import context, lists
 from saas_api.admin.lists import Columns, ListQuery
@@ -21,6 +21,7 @@ from saas_api.core.db.pagination import Page
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.fields import DateField, Email, Text
 from saas_api.core.web import forms, pages
+from saas_api.payments import labels
 
 bp = Blueprint("audit", __name__)
 
@@ -61,7 +62,7 @@ def list_audit(session: SystemSession, query: dict[str, Any]) -> Page:
 
 
 def get_names(session: SystemSession, events: Collection[AuditEvent]) -> dict[str, str]:
-    """Email addresses of the users, and names of the API keys and organizations in audit events, by id."""
+    """What audit events mention, by id: addresses of users, names of keys and organizations, numbers of invoices."""
     ids = [*(event.actor_id for event in events), *(event.target_id for event in events)]
     uuids = [UUID(id_) for id_ in ids if id_ and _is_uuid(id_)]
     organization_ids = [
@@ -72,7 +73,12 @@ def get_names(session: SystemSession, events: Collection[AuditEvent]) -> dict[st
         sa.select(sa.cast(ApiKey.id, sa.Text), ApiKey.name).where(ApiKey.id.in_(uuids)),
         sa.select(sa.cast(Organization.id, sa.Text), Organization.name).where(Organization.id.in_(organization_ids)),
     )
-    return dict(session.execute(names).all())
+    targets = [
+        (UUID(event.data["organization"]), UUID(event.target_id))
+        for event in events
+        if _is_uuid(event.data.get("organization")) and _is_uuid(event.target_id)
+    ]
+    return dict(session.execute(names).all()) | labels.find_labels(session, targets)
 
 
 def _is_uuid(value: Any) -> bool:
@@ -101,6 +107,8 @@ def index() -> Response:
         form=form,
         page=page,
         names=names,
+        sentence=audit_sentences.describe,
+        target_name=audit_sentences.target_name,
         public_id=schemas.audit_public_id,
         public_actor=_public_actor,
         format_data=_format_data,

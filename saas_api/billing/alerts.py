@@ -250,7 +250,8 @@ def _record_firing(session: SystemSession, context: _AlertContext, rule: AlertRu
 
 def _enqueue_mails(session: SystemSession, context: _AlertContext, rule: AlertRule) -> None:
     with organizations.localized(session, context.organization_id) as organization:
-        email_context = _email_context(context, rule)
+        meter = meters.all_meters(session)[rule.meter_code].name if rule.meter_code else ""
+        email_context = _email_context(context, rule, meter)
         period_end = mails.format_time(context.period.ends_at, context.period.timezone)
     for contact in members.list_recipients(session, context.organization_id, ALERT_CONTACT_ROLES):
         mails.enqueue(
@@ -265,7 +266,11 @@ def _enqueue_mails(session: SystemSession, context: _AlertContext, rule: AlertRu
         )
 
 
-def _email_context(context: _AlertContext, rule: AlertRule) -> dict[str, str]:
+def _email_context(context: _AlertContext, rule: AlertRule, meter: str) -> dict[str, str]:
+    """Values of the mail.
+
+    meter: name of the rule's meter, if it has one
+    """
     currency, quantity = context.profile.currency, _watched(context, rule)[0]
     used = (
         formatting.format_cost(context.spent.total_major, currency)
@@ -276,11 +281,11 @@ def _email_context(context: _AlertContext, rule: AlertRule) -> dict[str, str]:
         case AlertSubject.SPEND_PERCENT_OF_CAP:
             what, limit = "spend cap", formatting.format_money(context.profile.spend_cap_minor or 0, currency)
         case AlertSubject.PERCENT_OF_INCLUDED:
-            what, limit = f"included {rule.meter_code}", formatting.format_number(_included(context, rule))
+            what, limit = f"included {meter}", formatting.format_number(_included(context, rule))
         case AlertSubject.SPEND:
             what, limit = "spend alert", formatting.format_cost(rule.threshold, currency)
         case _:
-            what, limit = f"{rule.meter_code} alert", formatting.format_number(rule.threshold)
+            what, limit = f"{meter} alert", formatting.format_number(rule.threshold)
     share = rule.threshold.scaleb(-2) if "percent" in rule.subject else Decimal(1)
     return {"what": what, "percent": formatting.format_percent(share), "used": used, "limit": limit}
 

@@ -1,15 +1,13 @@
 """HTTP API of usage with its cost, the spend cap, and alerts."""
 
-import json
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, g
 
 from saas_api.accounts import audit, organizations
-from saas_api.billing import alerts, periods, spend_cap, usage_costs
+from saas_api.billing import alerts, periods, spend_cap, usage_costs, usage_csv
 from saas_api.billing.rating.thresholds import AlertRuleInput
 from saas_api.billing.spend_cap import SpendCapState
 from saas_api.billing.usage_costs import UsagePoint, UsageReport
@@ -23,7 +21,7 @@ from saas_api.billing.usage_schemas import (
     UsageOut,
     UsageQuery,
 )
-from saas_api.core import clock, ids, money, time_zones
+from saas_api.core import clock, ids, time_zones
 from saas_api.core.access import FreshLoginRequired, require_permission
 from saas_api.core.db import engine
 from saas_api.core.errors import ValidationFailed
@@ -35,22 +33,6 @@ from saas_api.usage.ranges import DateRange, InvalidDateRange
 from saas_api.usage.reports import DIMENSION_PREFIX
 
 bp = Blueprint("billing_usage", __name__)
-
-USAGE_CSV_COLUMNS = (
-    "date",
-    "method",
-    "endpoint",
-    "api_key_id",
-    "api_key_name",
-    "meter",
-    "quantity",
-    "unit",
-    "outcome",
-    "requests",
-    "cost",
-    "currency",
-    "dimensions",
-)
 
 
 @bp.put("/billing/spend-cap")
@@ -113,7 +95,8 @@ def show_usage(query: Mapping[str, Any]) -> UsageReport | Response:
     mode, meter = query["mode"] or g.principal.mode, query["meter"]
     _check_meter(query)
     if query["format"] == "csv":
-        return _usage_csv(organization_id, days, mode, meter)
+        rows = usage_csv.list_rows(engine.session(), organization_id, days, mode, meter)
+        return pages.csv_response(f"usage-{days.first}-{days.last}-{mode}.csv", usage_csv.COLUMNS, rows)
     return usage_costs.usage_report(engine.session(), organization_id, days, mode, meter=meter)
 
 
@@ -129,25 +112,6 @@ def _check_meter(query: Mapping[str, Any]) -> None:
     if group_by.removeprefix(DIMENSION_PREFIX) not in dimensions:
         names = ", ".join(dimensions) or "none"
         raise ValidationFailed.at_field("group_by", f"The meter has no such dimension; it has {names}.")
-
-
-def _usage_csv(organization_id: UUID, days: DateRange, mode: str, meter: str | None) -> Response:
-    names, by_code = usage_costs.get_key_names(engine.session(), organization_id), meters.all_meters(engine.session())
-    currency = usage_costs.report_currency(engine.session(), organization_id)
-    rows = [
-        (
-            *(str(row.day), row.method, row.endpoint),
-            *((ids.format_id("key", key), names.get(key)) if (key := row.api_key_id) else (None, None)),
-            row.meter,
-            row.quantity and Decimal(money.format_unit_price(row.quantity)),
-            by_code[row.meter].unit if row.meter else None,
-            *(row.outcome, row.requests),
-            *((None, None) if row.cost is None else (Decimal(money.format_exact_amount(row.cost, currency)), currency)),
-            json.dumps(row.dimensions, sort_keys=True) if row.dimensions else None,
-        )
-        for row in usage_costs.usage_rows(engine.session(), organization_id, days, mode, meter)
-    ]
-    return pages.csv_response(f"usage-{days.first}-{days.last}-{mode}.csv", USAGE_CSV_COLUMNS, rows)
 
 
 def _parse_days(organization_id: UUID, query: Mapping[str, Any]) -> DateRange:

@@ -1,6 +1,6 @@
 """The audit log page and its CSV export."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.web import forms, pages
 from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
+from saas_api.payments import labels as payment_labels
 
 bp = Blueprint("audit", __name__)
 
@@ -28,7 +29,7 @@ _KEYS = sa.text("SELECT id, name FROM api_keys WHERE organization_id = :organiza
 
 ACTOR_KINDS = {"user": "Members", "api_key": "API keys", "operator": "Support", "system": "System"}
 ACTOR_LABELS = {"user": "A former member", "api_key": "An API key", "system": "System"}
-_COLUMNS = (
+CSV_COLUMNS = (
     "id",
     "at",
     "actor_type",
@@ -44,8 +45,11 @@ _COLUMNS = (
 )
 
 
-def get_actor_names(session: Session, organization_id: UUID, entries: Iterable[AuditEvent]) -> dict[str, str]:
-    """Returns the names of the users and keys that entries mention, by id; former members are left out."""
+_BILLED_TARGETS = ("invoice", "payment", "refund")
+
+
+def get_names(session: Session, organization_id: UUID, entries: Sequence[AuditEvent]) -> dict[str, str]:
+    """Returns what entries mention, by id: names of users and keys, without former members, and numbers of invoices."""
     ids_by_kind: dict[str, set[UUID]] = {"user": set(), "api_key": set()}
     for entry in entries:
         for kind, reference in ((entry.actor_type, entry.actor_id), (entry.target_type, entry.target_id)):
@@ -57,7 +61,8 @@ def get_actor_names(session: Session, organization_id: UUID, entries: Iterable[A
         if ids_by_kind[kind]:
             values = {"organization_id": organization_id, "ids": list(ids_by_kind[kind])}
             names |= {str(row[0]): row[1] for row in session.execute(statement, values)}
-    return names
+    targets = [_uuid(entry.target_id) for entry in entries if entry.target_type in _BILLED_TARGETS]
+    return names | payment_labels.find_labels(session, [(organization_id, target) for target in targets if target])
 
 
 def _uuid(key: str | None) -> UUID | None:
@@ -87,7 +92,7 @@ def index() -> Response:
         "dashboard/audit/index.html",
         status=200 if page else 422,
         entries=entries,
-        names=get_actor_names(engine.session(), organization.id, entries),
+        names=get_names(engine.session(), organization.id, entries),
         sentence=audit_sentences.describe,
         target_name=audit_sentences.target_name,
         wire=schemas.audit_public_id,
@@ -112,15 +117,16 @@ def _csv(organization: Organization, query: dict[str, Any]) -> Response:
     page = _list_events(organization, {**query, "cursor": None}, MAX_EXPORT_ROWS)
     if page.next_cursor:
         raise ValidationFailed.at_field("start_date", f"More than {MAX_EXPORT_ROWS:,} entries. Choose fewer days.")
-    rows = [_csv_row(entry, organization.timezone) for entry in page.items]
-    return pages.csv_response("audit-log.csv", _COLUMNS, rows)
+    rows = [csv_row(entry, organization.timezone) for entry in page.items]
+    return pages.csv_response("audit-log.csv", CSV_COLUMNS, rows)
 
 
-def _csv_row(entry: AuditEvent, zone: str) -> list[Any]:
+def csv_row(entry: AuditEvent, zone: str) -> list[Any]:
+    """Values of CSVCSV_COLUMNS."""
     data = pages.dump_csv_fields(_event_schema, entry, zone)
     row = {**data, "data": orjson.dumps(data["data"]).decode()}
     row |= {f"{party}_{name}": data[party][name] for party in ("actor", "target") for name in ("type", "id")}
-    return [row[column] for column in _COLUMNS]
+    return [row[column] for column in CSV_COLUMNS]
 
 
 def _format_data(data: dict[str, Any]) -> str:

@@ -151,11 +151,12 @@ def _table(query: Mapping[str, Any]) -> Response:
     if page.next_cursor:
         raise ValidationFailed.at_field("year", f"More than {MAX_EXPORT_ROWS:,} invoices. Choose a year.")
     today = clock.now().astimezone(time_zones.get_zone(context.current_zone()))
-    rows = [_csv_row(invoice) for invoice in page.items]
+    rows = [csv_row(invoice) for invoice in page.items]
     return pages.csv_response(f"invoices-{today:%Y-%m-%d}.csv", INVOICE_CSV_COLUMNS, rows)
 
 
-def _csv_row(invoice: InvoiceListItem) -> list[Any]:
+def csv_row(invoice: InvoiceListItem) -> list[Any]:
+    """Values of INVOICE_CSV_COLUMNS."""
     period = pages.dump_csv_fields(_period_schema, invoice.period, invoice.timezone)
     data = pages.dump_csv_fields(_invoice_schema, invoice, invoice.timezone)
     row = {**data, **period, "period_starts_at": period["starts_at"], "period_ends_at": period["ends_at"]}

@@ -6,6 +6,7 @@ from saas_api.dashboard import (
     api,
     audit,
     billing,
+    data_export,
     home,
     invoices,
     keys,
@@ -39,6 +40,7 @@ SECTIONS = (
     team,
     audit,
     settings,
+    data_export,
     two_factor,
 )
 

@@ -14,6 +14,7 @@ from marshmallow import fields, validate
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from saas_api.accounts import audit_sentences
 from saas_api.api_keys import key_scopes, keys
 from saas_api.api_keys.models import CreatedKey, KeyStatus, KeyView
 from saas_api.api_keys.schemas import MAX_KEYS_AT_ONCE, KeyIn, KeysQuery, KeyUpdate, RotateKeyIn
@@ -341,6 +342,7 @@ def show(key_id: UUID, form: Form | None = None) -> Response:
         chart=_chart(usage, days),
         **_requests_context(key, days),
         secrets=list_active_secrets(engine.session(), context.current_organization_id(), key_id, clock.now()),
+        sentence=audit_sentences.describe,
         acts=list_key_audit(engine.session(), context.current_organization_id(), key_id) if can_read_audit else None,
         zone=days.zone.key,
     )

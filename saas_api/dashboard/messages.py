@@ -404,10 +404,11 @@ def _export(filters: MessageFilter) -> Response:
         raise ValidationFailed.at_field("range", f"More than {MAX_EXPORT_ROWS:,} messages; choose a shorter range.")
     zone = context.current_zone()
     name = f"messages-{filters.mode}-{clock.now().astimezone(time_zones.get_zone(zone)):%Y-%m-%d}.csv"
-    return pages.csv_response(name, MESSAGE_CSV_COLUMNS, (_csv_row(message, zone) for message in rows))
+    return pages.csv_response(name, MESSAGE_CSV_COLUMNS, (csv_row(message, zone) for message in rows))
 
 
-def _csv_row(message: Message, zone: str) -> list[Any]:
+def csv_row(message: Message, zone: str) -> list[Any]:
+    """Values of MESSAGE_CSV_COLUMNS."""
     data = pages.dump_csv_fields(_message_schema, message, zone)
     row = {
         **data,

@@ -24,7 +24,11 @@ _STATE = text("""
 SELECT o.status, coalesce(s.standing, 'good') AS standing,
   EXISTS (SELECT FROM invoices i WHERE i.organization_id = o.id AND i.state = 'open' AND i.due_at < :at) AS is_past_due,
   (SELECT count(*) FROM webhook_endpoints w WHERE w.organization_id = o.id AND w.mode = :mode
-    AND w.status IN ('disabled_failing', 'disabled_gone') AND w.deleted_at IS NULL) AS disabled_endpoints
+    AND w.status IN ('disabled_failing', 'disabled_gone') AND w.deleted_at IS NULL) AS disabled_endpoints,
+  CASE WHEN o.status = 'suspended' THEN (
+    SELECT a.data ->> 'reason' FROM audit_events a
+     WHERE a.organization_id = o.id AND a.action = 'organization.suspended' ORDER BY a.id DESC LIMIT 1) END
+    AS suspension_reason
   FROM organizations o LEFT JOIN subscriptions s ON s.organization_id = o.id WHERE o.id = :organization_id
 """)
 
@@ -52,12 +56,14 @@ class OrganizationState:
 
     status: set by operators
     standing: follows from unpaid invoices
+    suspension_reason: of the operator who suspended it; None unless it is
     """
 
     status: str
     standing: str
     is_past_due: bool
     disabled_endpoints: int
+    suspension_reason: str | None
 
 
 def get_organization_state(session: Session, organization_id: UUID, at: datetime, mode: str) -> OrganizationState:
@@ -156,7 +162,8 @@ def _is_current(path: str) -> bool:
 def _banner(state: OrganizationState) -> Banner | None:
     shown = brand.current_brand()
     if state.status == OrganizationStatus.SUSPENDED:
-        text = f"Requests with API keys are rejected. {shown.contact_support}"
+        reason = f"Reason: {state.suspension_reason.rstrip('.')}. " if state.suspension_reason else ""
+        text = f"{reason}Requests with API keys are rejected. {shown.contact_support}"
         return Banner("bad", "This organization is suspended.", text, shown.support_href, "Contact support")
     if state.status == OrganizationStatus.CLOSED:
         text = "API keys are revoked. You can still view all data and pay invoices."

@@ -215,7 +215,7 @@ def change_email_form(form: Form | None = None) -> Response:
 
 @bp.post("/account/email")
 @require_permission(None)
-@throttles.limit_verification_emails
+@throttles.limit_email_changes
 @form_view(ChangeEmailForm(), form=change_email_form)
 def change_email(body: dict[str, Any]) -> Any:
     """Send the link that gives the user another email address."""

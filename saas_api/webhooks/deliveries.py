@@ -83,6 +83,13 @@ def list_deliveries(
     )
 
 
+def list_latest(session: Session, organization_id: UUID, limit: int) -> list[DeliveryView]:
+    """Return deliveries of every endpoint without their attempts, newest first."""
+    newest_first = Delivery.created_at.desc(), Delivery.id.desc()
+    rows = session.execute(_select_with_event(organization_id).order_by(*newest_first).limit(limit))
+    return [DeliveryView(row[0], row[1]) for row in rows]
+
+
 def list_delivery_views(session: Session, organization_id: UUID, delivery_ids: Sequence[UUID]) -> list[DeliveryView]:
     """Return deliveries without their attempts, sorted by id."""
     statement = _select_with_event(organization_id).where(Delivery.id.in_(delivery_ids)).order_by(Delivery.id)

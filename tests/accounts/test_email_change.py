@@ -9,7 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from saas_api.accounts import email_changes, operators, users
+from saas_api.accounts import email_changes, operators, throttles, users
 from saas_api.accounts.audit import Actor
 from saas_api.core import crypto
 from saas_api.core.db import tenancy
@@ -100,6 +100,15 @@ def test_address_of_another_account_is_refused(app: Flask, alice: User, carol: U
     refused = request_change(app, alice, carol.email)
     assert (refused.status_code, "There is an account with this email address." in refused.text) == (409, True)
     assert mail_texts(superuser, "change_email", carol.email) == []
+
+
+def test_links_to_new_addresses_are_limited_and_refused_requests_are_not_counted(
+    app: Flask, alice: User, carol: User
+) -> None:
+    for _ in range(throttles.VERIFICATION_EMAILS_PER_HOUR):
+        assert request_change(app, alice, carol.email).status_code == 409
+        assert request_change(app, alice).status_code == 303
+    assert request_change(app, alice).status_code == 429
 
 
 def test_address_that_two_users_confirm_at_once_is_that_of_one(

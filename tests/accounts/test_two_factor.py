@@ -8,8 +8,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.accounts import authenticators, operators, two_factor
+from saas_api.accounts import authenticators, failed_logins, models, operators, two_factor, users
 from saas_api.accounts.audit import Actor
+from saas_api.cli.commands import doctor
+from saas_api.cli.commands.doctor import FAIL
 from saas_api.core import clock, crypto
 from saas_api.core.db import tenancy
 from tests.support.account_mails import (
@@ -130,10 +132,13 @@ def test_codes_of_another_user_are_refused(app: Flask, client: FlaskClient, caro
 
 
 def test_codes_of_strangers_are_limited_and_a_known_device_is_not_kept_out(
-    client: FlaskClient, phone: Authenticator, superuser: Any
+    client: FlaskClient, alice: User, phone: Authenticator, superuser: Any
 ) -> None:
     """The addresses of the wrong codes are new; alice signed in from 127.0.0.1 before."""
     body = {"email": "alice@acme.example", "password": PASSWORD}
+    with client.application.app_context():
+        for _ in range(two_factor.FAILURES_BEFORE_NOTICE):  # wrong passwords are counted apart
+            failed_logins.record_failure(find_user(alice.email), alice.email, "user.sign_in_failed")
     statuses = [
         error_of(post_auth(client, "/login", ip=f"192.0.{number}.1", **body, code="000000"))
         for number in range(two_factor.CODES_OF_STRANGERS_PER_HOUR // 2)
@@ -142,7 +147,7 @@ def test_codes_of_strangers_are_limited_and_a_known_device_is_not_kept_out(
     assert len([text for text in mail_texts(superuser, "security_notice") if "Nobody got in" in text]) == 1
     with client.application.app_context():
         limit = two_factor._STRANGER_LIMIT
-        key = crypto.hmac_hex("throttle", execute(superuser, "SELECT id::text FROM users")[0][0], "")
+        key = crypto.hmac_hex("throttle", str(find_user(alice.email).id), "")
         while two_factor.limiter.limiter.limiter.hit(limit, key, "two-factor"):
             pass
     refused = post_auth(client, "/login", ip="192.0.99.1", **body, code=phone.code())
@@ -155,17 +160,16 @@ def test_wrong_codes_of_a_device_are_limited_before_they_are_compared(
 ) -> None:
     with client.application.app_context():
         for _ in range(two_factor.CODES_OF_DEVICE_PER_15_MINUTES):
-            user_id = _user_id("alice@acme.example")
-            key = crypto.hmac_hex("throttle", str(user_id), "127.0.0.1")
+            key = crypto.hmac_hex("throttle", str(find_user("alice@acme.example").id), "127.0.0.1")
             two_factor.limiter.limiter.limiter.hit(two_factor._DEVICE_LIMIT, key, "two-factor")
     assert log_in(client, code=phone.code()) == (429, "RATE_LIMIT_EXCEEDED")
 
 
-def _user_id(email: str) -> Any:
+def find_user(email: str) -> models.User:
     with tenancy.system_session("auth.account") as session:
-        user = operators.users.find_by_email(session, email)
-        assert user is not None
-        return user.id
+        user = users.find_by_email(session, email)
+    assert user is not None
+    return user
 
 
 def test_browser_asks_for_the_code_and_goes_on_where_the_user_wanted(
@@ -349,6 +353,26 @@ def test_support_command_turns_it_off_ends_sessions_and_is_recorded(
     assert "Support turned it off" in mail_texts(superuser, "security_notice")[-1]
     assert app.test_cli_runner().invoke(args=command).exit_code == 0
     assert len(mail_texts(superuser, "security_notice")) == 2, "turned on, turned off by support"
+
+
+def test_recovery_code_works_where_the_secret_key_of_before_is_gone(
+    client: FlaskClient, phone: Authenticator, context: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(context.config, "SECRET_KEY", "n" * 32)
+    assert log_in(client, code=phone.code()) == (401, "INVALID_TWO_FACTOR_CODE")
+    assert doctor.check_secret_key().state == FAIL
+    assert log_in(client, code=phone.recovery_codes[0]) == SIGNED_IN
+
+
+def test_form_that_was_sent_after_the_session_had_ended_comes_back_after_the_code(
+    app: Flask, alice: User, phone: Authenticator
+) -> None:
+    resumed = {"resume_address": "/dashboard/account", "resume_fields": '[["full_name", "Alice B"]]'}
+    browser = Browser(app)
+    fields = {**browser.form("/login"), **resumed, "email": alice.email, "password": PASSWORD}
+    form = form_of(browser.send("/login", fields), "/login/code")
+    entered = browser.send("/login/code", {**form, "code": phone.code()})
+    assert (entered.status_code, "Alice B" in entered.text) == (200, True)
 
 
 def test_secret_is_read_under_a_new_secret_key_after_reencryption(

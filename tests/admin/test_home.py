@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import sqlalchemy as sa
 from flask import Flask
@@ -43,6 +44,7 @@ def test_audit_log_shows_operator_action_organization_and_reason(app: Flask, ali
     text = browser.open("/admin/audit?action=organization&email=OLGA@platform.example").text
     assert REASON in text
     assert organization_page(alice).rpartition("/")[2] in text
+    assert re.search(r"<b>.*olga@platform\.example.*</b> suspended the organization", text)
     assert "No entries match" in browser.open("/admin/audit?action=plan").text
     response = browser.open("/admin/audit?format=csv&reason=ticket+4711&action=organization.suspended")
     [row] = csv.DictReader(io.StringIO(response.text.removeprefix("\ufeff")))

@@ -160,7 +160,10 @@ def test_suspension_rejects_keys_on_the_next_request_until_resumed(
     assert (response.status_code, response.location) == (303, organization_page(alice))
     assert send_message(client, key) == (403, "ORGANIZATION_SUSPENDED")
     assert "Suspended by an operator" in browser.open(organization_page(alice)).text
+    member = Browser(app, alice)
+    assert f"Reason: {REASON.rstrip('.')}." in member.open("/dashboard").text
     assert browser.submit(f"{organization_page(alice)}/resume", reason=REASON).status_code == 303
+    assert "Reason:" not in member.open("/dashboard").text
     assert send_message(client, key) == (202, "")
     expected = IN_BOTH_LOGS
     assert sorted(audit_log(app, "organization.suspended")) == expected

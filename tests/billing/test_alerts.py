@@ -54,7 +54,7 @@ def test_alert_fires_once_in_each_period(acme: BillingOrganization) -> None:
     for _ in range(3):
         alerts.evaluate_alerts(clock.now())
     assert fired(acme) == [("percent_of_included", "sms", 80)]
-    assert mails() == [("alice@acme.example", "Acme: 80% of included sms")]
+    assert mails() == [("alice@acme.example", "Acme: 80% of included SMS")]
     clock.freeze_time(day(2, month=5))
     with acme.transaction() as session:
         periods.ensure_period(session, acme.id, clock.now())
@@ -135,8 +135,8 @@ def test_alerts_on_several_subjects_send_a_mail_each(acme: BillingOrganization) 
     acme.use(2_000, "email")
     alerts.evaluate_alerts(clock.now())
     assert sorted(subject for _, subject in mails()) == [
-        "Acme: 100% of included email",
-        "Acme: 100% of included sms",
+        "Acme: 100% of included Email",
+        "Acme: 100% of included SMS",
     ]
 
 

@@ -8,8 +8,8 @@ import jsonschema_rs
 import pytest
 from flask import Flask
 
+from saas_api.billing import usage_csv
 from saas_api.billing.invoices import LINE_EVENT_COLUMNS
-from saas_api.billing.usage_api import USAGE_CSV_COLUMNS
 from saas_api.docs import blueprint, components, examples
 from saas_api.metering import refusals
 from tests.support import contract
@@ -76,7 +76,7 @@ def test_the_api_takes_the_example_of_every_body(app: Flask, document: dict[str,
 def test_files_have_an_example_with_their_columns(document: dict[str, Any]) -> None:
     files = {name: item["example"] for name, media_type, item in contents(document) if media_type == "text/csv"}
     heads = {name: tuple(text.partition("\r\n")[0].split(",")) for name, text in files.items()}
-    usage = dict.fromkeys(("get_usage", "get_billing_usage"), USAGE_CSV_COLUMNS)
+    usage = dict.fromkeys(("get_usage", "get_billing_usage"), usage_csv.COLUMNS)
     assert heads == {**usage, "download_invoice_line_events": LINE_EVENT_COLUMNS}
 
 

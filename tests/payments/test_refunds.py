@@ -5,17 +5,23 @@ from typing import Any
 
 import pytest
 from flask import Flask, current_app
+from flask.testing import FlaskClient
 
+from saas_api.accounts import audit as audit_log
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
+from saas_api.accounts.models import Organization
 from saas_api.billing import credit_notes
 from saas_api.billing.credit_notes import CreditNoteInput
 from saas_api.core import ids
 from saas_api.core.db import tenancy
-from saas_api.payments import jobs, payments, payouts
+from saas_api.core.db.pagination import PageRequest
+from saas_api.dashboard import audit
+from saas_api.payments import jobs, labels, payments, payouts
 from saas_api.payments import refunds as refund_acts
 from saas_api.payments.payments import OfflinePayment
 from saas_api.payments.payouts import PayoutExceedsWallet
 from saas_api.payments.refunds import RefundNotFailed
+from tests.support.accounts import sign_up
 from tests.support.billing_actions import JUNE, audit_actions, close_periods
 from tests.support.payments import PayingOrganization
 from tests.support.paystack_server import PaystackServer
@@ -51,6 +57,24 @@ def test_credit_note_is_refunded_once(acme: PayingOrganization, stripe: StripeSe
     assert refunds(acme) == [("succeeded", 2500)]
     assert acme.payment().refunded_minor == 2500
     assert [refund["amount"] for refund in stripe.refunds.values()] == ["2500"]
+
+
+def test_audit_log_calls_payments_and_refunds_by_their_invoice(
+    acme: PayingOrganization, client: FlaskClient, stripe: StripeServer
+) -> None:
+    pay(acme, "stripe", stripe)
+    create_refund(acme, 2500)
+    jobs.reconcile()
+    number = acme.invoice().number
+    subjects = [(acme.id, acme.payment().id), (acme.id, acme.rows("SELECT id FROM refunds")[0].id)]
+    with acme.transaction() as session:
+        page = audit_log.list_events(session, session.get_one(Organization, acme.id), PageRequest(50))
+        names = audit.get_names(session, acme.id, page.items)
+        assert {names[str(subject)] for _, subject in subjects} == {f"for {number}"}
+        assert names[str(acme.invoice_id)] == number
+    other = sign_up(client, "carol@carol.example", "Carol & Co")
+    with tenancy.tenant_session(ids.parse_id("org", other.organization_id)) as session:
+        assert labels.find_labels(session, [*subjects, (acme.id, acme.invoice_id)]) == {}, "of another organization"
 
 
 def test_pending_refund_is_checked_and_not_requested_again(acme: PayingOrganization, stripe: StripeServer) -> None:

@@ -121,7 +121,7 @@ def csv_response(name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     name: of the file, ASCII
     rows: read after the request's transaction has ended; numbers as Decimal or int, everything else as text
     """
-    response = Response(stream_with_context(_iter_csv(columns, rows)), mimetype="text/csv")
+    response = Response(stream_with_context(iter_csv(columns, rows)), mimetype="text/csv")
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return response
 
@@ -136,7 +136,8 @@ def dump_csv_fields(schema: StrictSchema, item: Any, zone: str) -> dict[str, Any
     }
 
 
-def _iter_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+def iter_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """The text of a CSV file, in pieces."""
     buffer = io.StringIO()
     buffer.write("\ufeff")  # spreadsheets recognize UTF-8 by it
     writer = csv.writer(buffer)

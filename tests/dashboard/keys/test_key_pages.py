@@ -67,6 +67,12 @@ def test_empty_list_offers_to_create_a_key(browser: Browser) -> None:
     assert "<table" not in response.text
 
 
+def test_key_page_says_what_was_done_with_the_key(browser: Browser, client: FlaskClient, alice: User) -> None:
+    make_key(client, alice, name="Production")
+    page = browser.open(f"{KEYS}/{get_only_key(client, alice)['id']}").text
+    assert re.search(r"<b>.*alice@acme\.example.*</b> created API key <b>.*Production.*</b>", page)
+
+
 def test_member_sees_only_permitted_buttons(app: Flask, client: FlaskClient, alice: User, bob: User) -> None:
     make_key(client, alice)
     page = Browser(app, bob).open(f"{KEYS}/{get_only_key(client, alice)['id']}").text
