@@ -36,7 +36,16 @@ _PATHS = (
     *("/billing/initiate-payment", "/billing/payments", "/webhooks/endpoints", "/webhooks/event-types"),
     *("/webhooks/events", "/webhooks/deliveries", "/auth/register", "/auth/login", "/auth/refresh", "/auth/me"),
     *("/auth/logout", "/auth/switch-organization", "/auth/reauthenticate", "/auth/sessions", "/organization"),
-    *("/team/members", "/team/invite", "/team/invitations", "/dashboard/stats", "/keys/verify", "/holds", "/events", "/portal-sessions"),
+    *(
+        "/team/members",
+        "/team/invite",
+        "/team/invitations",
+        "/dashboard/stats",
+        "/keys/verify",
+        "/holds",
+        "/events",
+        "/portal-sessions",
+    ),
 )
 """Beginnings of paths in the order of the reference; the others come after them, sorted."""
 _CREDENTIALS = {

@@ -110,4 +110,5 @@ def end_session() -> Response:
     """End this session."""
     sessions.end_session(g.portal)
     g.portal_token = None
+    g.pop("principal")
     return pages.render_page("portal/ended.html")

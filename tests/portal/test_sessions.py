@@ -224,6 +224,7 @@ def test_customer_ends_the_session(app: Flask, alice: User, maker: Headers) -> N
     assert cookie is not None
     response = browser.send("/portal/end", form)
     assert (response.status_code, "Your session has ended" in response.text) == (200, True)
+    assert "/portal/end" not in response.text
     assert browser.client.get_cookie("portal-session", path="/portal") is None
     browser.client.set_cookie("portal-session", cookie.value, path="/portal")
     assert browser.open(HOME).status_code == 401
