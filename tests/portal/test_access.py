@@ -11,12 +11,14 @@ from flask.testing import FlaskClient
 
 from saas_api.core import ids
 from saas_api.portal.scopes import PERMISSIONS
+from saas_api.services import services
 from saas_api.usage import request_recorder
 from tests.architecture.test_access_matrix import report_organization
 from tests.architecture.test_routes import access
 from tests.support.accounts import Headers, User, create_key
 from tests.support.pages import Browser, form_of
 from tests.support.portal import ORIGIN, create_link, embedders, open_portal
+from tests.support.services import change_service, create_service, service_headers
 
 READ_KEYS = {"GET /api-keys", "GET /api-keys/:id"}
 READ_WEBHOOKS = {
@@ -207,3 +209,27 @@ def test_links_of_the_portal_lead_to_pages_that_its_session_may_open(
             elif target.startswith("/") and not target.startswith("/static/") and "_blank" not in rest:
                 wrong.append((path, target))
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("origins", "scope"), [([], "SameSite=Lax"), ([ORIGIN], "SameSite=None; Partitioned")], ids=["own", "embedded"]
+)
+def test_cookies_are_of_the_portal_and_work_in_frames_only_where_they_are_allowed(
+    app: Flask, client: FlaskClient, alice: User, monkeypatch: pytest.MonkeyPatch, origins: list[str], scope: str
+) -> None:
+    headers = service_headers(create_service(app))
+    change_service(app, services.set_portal_origins, "lookups", origins)
+    for name in ("SESSION_COOKIE_SECURE", "JWT_COOKIE_SECURE"):
+        monkeypatch.setitem(app.config, name, True)
+    browser, https = Browser(app), {"base_url": "https://localhost"}
+    cookies = browser.client.get(create_link(client, headers, alice.organization_id), **https).headers.getlist(
+        "Set-Cookie"
+    )
+    page = browser.client.get("/portal/dashboard/usage?mode=test", **https)
+    cookies += page.headers.getlist("Set-Cookie")
+    names = [cookie.partition("=")[0] for cookie in cookies]
+    assert names == ["__Secure-portal-session", "__Secure-portal-mode"]
+    for cookie in cookies:
+        attributes = {attribute.strip() for attribute in cookie.split(";")}
+        assert {"Secure", "HttpOnly", "Path=/portal", *scope.split("; ")} <= attributes
+        assert ("Partitioned" in attributes) == bool(origins)
