@@ -1,5 +1,6 @@
 """Portal links and sessions: made by services and operators, opened once, and ended by time or by their makers."""
 
+import re
 import threading
 from datetime import timedelta
 from typing import Any
@@ -243,4 +244,10 @@ def test_what_happens_is_in_the_audit_log_with_the_portal_as_actor(app: Flask, a
         ("portal_session.opened", "portal"),
         ("portal_session.created", "system"),
     ]
-    assert len({entry["actor"]["id"] for entry in log["entries"][:3]}) == 1
+    (actor_id,) = {entry["actor"]["id"] for entry in log["entries"][:3]}
+    assert actor_id == log["entries"][0]["target"]["id"]
+    assert ids.is_public_id(actor_id, "prt")
+    status, log = alice.call("GET", "/organization/audit-log?actor=portal")
+    assert (status, len(log["entries"])) == (200, 3)
+    page = re.sub(r"<[^>]+>", "", Browser(app, alice).open("/dashboard/audit-log?actor=portal").text)
+    assert "Customer portal created API key" in page
