@@ -2,4 +2,6 @@
 
 from saas_api.core.domain import Domain
 
-DOMAIN = Domain(name="portal", id_prefixes=("prt",), home_purposes=("portal.operators",))
+DOMAIN = Domain(
+    name="portal", id_prefixes=("prt",), system_purposes=("portal.links",), home_purposes=("portal.operators",)
+)

@@ -1,6 +1,7 @@
 """Portal sessions: a service or an operator makes a link, and the browser that opens it first gets the session."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +16,7 @@ from saas_api.accounts.audit import Actor
 from saas_api.accounts.models import Organization, OrganizationStatus
 from saas_api.accounts.organizations import OrganizationClosed, OrganizationNotFound
 from saas_api.core import clock, crypto, ids
-from saas_api.core.db import tenancy
+from saas_api.core.db import cells, tenancy
 from saas_api.core.errors import Gone, Unauthenticated, ValidationFailed
 from saas_api.core.settings import setting
 from saas_api.metering import subjects
@@ -136,12 +137,23 @@ def create_link(
         link_expires_at=now + LINK_LIFETIME,
         created_at=now,
     )
-    with tenancy.tenant_session(found.organization_id) as session:
+    with _maker_session(maker, found.organization_id) as session:
         _require_active(session, found.organization_id)
         session.add(record)
         _record(session, record, maker.actor, "created", {"scopes": record.scopes, "return_url": return_url})
     url = f"{setting('APP_URL')}/portal/open?token={token}"
     return PortalLink(record.id, found.organization_id, record.scopes, return_url, url, record.link_expires_at)
+
+
+@contextlib.contextmanager
+def _maker_session(maker: PortalMaker, organization_id: UUID) -> Iterator[Session]:
+    """A transaction in which a link is created; that of an operator is in the log of the platform, too."""
+    if maker.operator_id is None:
+        with tenancy.tenant_session(organization_id) as session:
+            yield session
+        return
+    with cells.use(cells.cell_of(organization_id)), tenancy.system_session("portal.links") as system_session:
+        yield system_session
 
 
 def open_link(token: str) -> tuple[str, CustomerPortal]:

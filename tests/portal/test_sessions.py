@@ -99,6 +99,10 @@ def test_operator_makes_a_link_that_no_site_embeds(app: Flask, alice: User, olga
     with superuser, superuser.cursor() as cursor:
         cursor.execute("INSERT INTO operators (user_id, role) SELECT id, 'admin' FROM users WHERE email ~ '^olga'")
     browser = open_portal(app, olga.headers, alice, "keys:read")
+    _, log = alice.call("GET", "/organization/audit-log?actor=operator")
+    assert [(entry["action"], entry["actor"]["id"]) for entry in log["entries"]] == [
+        ("portal_session.created", olga.user_id)
+    ]
     page = browser.open(HOME)
     assert (page.status_code, embedders(page), page.headers["X-Frame-Options"]) == (200, "'none'", "DENY")
     with superuser, superuser.cursor() as cursor:
