@@ -24,6 +24,8 @@ from saas_api.metering import events_api, forward_auth_api, holds_api, metered_e
 from saas_api.ops import blueprint as ops
 from saas_api.payments import api as payments_api
 from saas_api.payments import pages as payments_pages
+from saas_api.portal import api as portal_api
+from saas_api.portal import pages as portal_pages
 from saas_api.usage import api as requests_api
 from saas_api.webhooks import api as webhooks_api
 
@@ -43,6 +45,8 @@ BLUEPRINT_PREFIXES = {
     holds_api.bp: "/api/v1",
     payments_pages.bp: "/payments",
     webhooks_api.bp: "/api/v1/webhooks",
+    portal_api.bp: "/api/v1",
+    portal_pages.bp: "/portal",
     dashboard.bp: "",
     admin.bp: "",
     docs.bp: "",

@@ -26,8 +26,8 @@ AuditData = Mapping[str, Any]
 class Actor:
     """The actor of an action.
 
-    kind: "user", "api_key", "operator" or "system"
-    id: of the user, key or operator
+    kind: "user", "api_key", "operator", "portal" or "system"
+    id: of the user, key, operator or portal session
     on_behalf_of: the user for whom an operator views the organization
     """
 
@@ -115,8 +115,10 @@ def _start_of_day(day: date, zone: ZoneInfo) -> datetime:
 
 def actor_for(principal: Principal) -> Actor:
     """The actor of a caller; an operator without a role in the organization acts as an operator there."""
+    if principal.kind != "user":
+        return Actor("api_key" if principal.kind == "key" else principal.kind, str(principal.id))
     kind = "operator" if principal.operator_role and principal.role is None else "user"
-    return Actor("api_key" if principal.kind == "key" else kind, str(principal.id))
+    return Actor(kind, str(principal.id))
 
 
 def values(**by_name: Any) -> dict[str, Any]:

@@ -139,6 +139,9 @@ def _add_billing_email(recipients: list[Recipient], organization: Organization) 
     return [*recipients, Recipient(address, "")] if address and is_new else recipients
 
 
+_ACTORS = {"operator": "an operator of the platform", "system": "the platform", "portal": "the customer portal"}
+
+
 def enqueue_notice(
     session: Session, organization_id: UUID, actor: Actor, notice: Notice, *, user_ids: Collection[UUID] = ()
 ) -> None:
@@ -148,7 +151,7 @@ def enqueue_notice(
     user_ids: of the members whom the change concerns
     """
     actor_member = find_member(session, organization_id, UUID(actor.id)) if actor.kind == "user" and actor.id else None
-    by = {"operator": "an operator of the platform", "system": "the platform"}.get(actor.kind, "a former member")
+    by = _ACTORS.get(actor.kind, "a former member")
     name = session.get_one(Organization, organization_id).name
     facts = [f"Organization: {name}", *notice.facts, f"By: {actor_member.described if actor_member else by}"]
     concerned = [*user_ids, *([actor_member.user_id] if actor_member else [])]

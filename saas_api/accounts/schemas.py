@@ -12,7 +12,7 @@ from saas_api.core import formatting, ids, time_zones
 from saas_api.core.fields import DisplayName, Email, PageQuery, PrefixedId, StrictSchema, Text, Timestamp
 from saas_api.core.roles import ASSIGNABLE_ROLES, MemberRole
 
-ACTOR_KINDS = ("user", "api_key", "operator", "system")
+ACTOR_KINDS = ("user", "api_key", "operator", "portal", "system")
 _ID_PREFIXES = {
     "user": "usr",
     "operator": "usr",
@@ -25,6 +25,8 @@ _ID_PREFIXES = {
     "credit_note": "crn",
     "credit_grant": "grt",
     "payment": "pay",
+    "portal": "prt",
+    "portal_session": "prt",
     "subscription": "sub",
     "webhook_endpoint": "whe",
     "webhook_delivery": "whd",

@@ -18,7 +18,7 @@ from saas_api.admin import (
     plan_editor,
     plans,
     queues,
-    services,
+    service_actions,
     subscription_actions,
     users,
     webhooks,
@@ -38,14 +38,12 @@ from saas_api.admin.organization_actions import (
 )
 from saas_api.admin.payments import PaidBackForm
 from saas_api.admin.plans import ArchiveForm
-from saas_api.admin.services import CreateServiceForm, OpenApiForm, RotateTokenForm
 from saas_api.admin.users import DisableUserForm
 from saas_api.billing import invoice_lifecycle
 from saas_api.billing import invoices as billing_invoices
 from saas_api.core import formatting
 from saas_api.core.web import templating
 from saas_api.payments import reconciliation, refunds
-from saas_api.services import services as service_changes
 
 _ORGANIZATION_ACTIONS = (
     Action(
@@ -484,56 +482,6 @@ _PLATFORM_ACTIONS = (
         context.in_write_session(queues.requeue_failed),
     ),
 )
-_SERVICE_ACTIONS = (
-    Action(
-        "create",
-        "services",
-        "Create service",
-        "A service is an external program that serves metered calls. Its token is shown once, on the next page, and "
-        "gives access to the service endpoints across all organizations.",
-        "Create service",
-        "",
-        context.in_write_session(service_changes.create_service),
-        CreateServiceForm,
-        show_result=services.show_token,
-    ),
-    Action(
-        "rotate",
-        "service",
-        lambda detail: f"Rotate the token of {detail.name}",
-        "Creates a new token, which is shown once, on the next page. Choose how long the old token stays valid, so "
-        "that you can deploy the new one first.",
-        "Rotate token",
-        "",
-        context.in_write_session(services.rotate_token),
-        RotateTokenForm,
-        preview=services.preview_rotation,
-        show_result=services.show_token,
-    ),
-    Action(
-        "revoke",
-        "service",
-        lambda detail: f"Revoke {detail.name}",
-        "Its tokens are rejected from the next call on, and its customers are no longer served. This can't be undone, "
-        "and you can't use the name again.",
-        "Revoke service",
-        lambda detail, _: f"{detail.name} revoked. Its tokens are rejected from now on.",
-        context.in_write_session(service_changes.revoke_service),
-        ConfirmByNameForm,
-        "danger",
-        is_confirmed_by_name=True,
-    ),
-    Action(
-        "openapi",
-        "service",
-        lambda detail: f"OpenAPI document of {detail.name}",
-        "The API reference shows it with the customer's key filled in. Save an empty document to remove it.",
-        "Save document",
-        "Document saved.",
-        context.in_write_session(services.set_openapi),
-        OpenApiForm,
-    ),
-)
 ACTIONS: tuple[Action, ...] = (
     *_ORGANIZATION_ACTIONS,
     *subscription_actions.ACTIONS,
@@ -544,7 +492,7 @@ ACTIONS: tuple[Action, ...] = (
     *_USER_ACTIONS,
     *meters.ACTIONS,
     *plan_editor.ACTIONS,
-    *_SERVICE_ACTIONS,
+    *service_actions.ACTIONS,
     *_PLATFORM_ACTIONS,
     *incidents.ACTIONS,
 )

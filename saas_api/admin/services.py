@@ -127,6 +127,16 @@ class RotateTokenForm(ReasonForm):
     )
 
 
+class PortalOriginsForm(ReasonForm):
+    """Origins that may embed the customer portal; none without any."""
+
+    origins = fields.List(
+        Text(maximum=300),
+        load_default=list,
+        metadata={"metavar": "ORIGIN", "help": "Let pages of this origin embed the portal, and links lead back to it."},
+    )
+
+
 class OpenApiForm(ReasonForm):
     """An OpenAPI document as text; none removes it."""
 
@@ -136,6 +146,11 @@ class OpenApiForm(ReasonForm):
 def preview_rotation(_detail: OperatorServiceDetail, _form: Form | None) -> Preview:
     """The form of a rotation, in which the old token goes on for a day."""
     return Preview(values={"grace_seconds": "86400"})
+
+
+def preview_portal(detail: OperatorServiceDetail, _form: Form | None) -> Preview:
+    """The form with the origins that are listed now."""
+    return Preview(values={"origins": "\n".join(detail.service.portal_origins)})
 
 
 def rotate_token(

@@ -1,13 +1,18 @@
-"""Events of API keys."""
+"""Events of API keys, and the mail about a new one."""
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from saas_api.accounts import audit, members, notices, organizations
+from saas_api.accounts.notices import Notice, Recipient
 from saas_api.api_keys.models import ApiKeySecret, KeyView
 from saas_api.api_keys.schemas import KeyEventOut
+from saas_api.core import ids
+from saas_api.core.access import Principal
 from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject, NewEvent
 
@@ -67,3 +72,20 @@ def publish_key_event(session: Session, organization_id: UUID, key: KeyView, ver
     event_type = f"api_key.{verb}"
     data = event_types.dump_data(event_type, key)
     events.publish_many(session, organization_id, [NewEvent(event_type, EventSubject(key.id, version), data, key.mode)])
+
+
+def notify_creator(session: Session, creator: Principal, key: KeyView) -> None:
+    """Mail the creator a notice, so that a key made in a stolen session is noticed; of a portal session, the owner."""
+    facts = [f"Key: {key.name} ({key.hint}...)"]
+    advice = "Revoke the key and change your password."
+    path = f"/dashboard/api-keys/{ids.format_id('key', key.id)}"
+    notice = Notice("A new API key was created", facts, advice, path, "/docs/api-keys#if-a-key-leaks")
+    if creator.is_in_portal:
+        notice = replace(notice, advice="Revoke the key if you don't know it.")
+        members.enqueue_notice(session, creator.organization_id, audit.actor_for(creator), notice)
+        return
+    member = members.get_member(session, creator.organization_id, creator.id)
+    organization = organizations.get_organization(session, creator.organization_id)
+    notice = replace(notice, facts=[f"Organization: {organization.name}", *facts])
+    recipient = Recipient(member.email, member.full_name if member.email_verified else "", member.email_verified)
+    notices.enqueue(session, [recipient], notice, organization.id)

@@ -9,10 +9,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, members, notices, organizations
+from saas_api.accounts import audit, members, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
 from saas_api.accounts.models import Membership, User
-from saas_api.accounts.notices import Notice, Recipient
 from saas_api.api_keys import events, key_scopes, secrets
 from saas_api.api_keys.key_scopes import OfferedScopes
 from saas_api.api_keys.models import ApiKey, ApiKeySecret, CreatedKey, KeyStatus, KeyView, RotatedKey
@@ -243,7 +242,7 @@ def create_key(
     operator: Actor = SYSTEM_ACTOR,
     **options: Any,
 ) -> CreatedKey:
-    """Create a key and send its creator a mail.
+    """Create a key and send its creator a mail, or the owner when a portal session is the creator.
 
     creator: None for the platform; `operator` is the actor then
     scopes: of this application and of services; None for full access
@@ -256,7 +255,7 @@ def create_key(
     granted = _stored_scopes(scopes, offered)
     if creator is not None:
         _require_may_hold_secret(creator, mode, granted)
-        members.lock_member(session, creator, "keys:create", creator.id)  # a removal waits, or has ended the membership
+        _lock_member(session, creator, "keys:create")
     _require_room(session, organization_id)
     key = ApiKey(
         organization_id=organization_id,
@@ -266,7 +265,7 @@ def create_key(
         scopes=granted,
         ip_allow=options.get("allowed_ips") or None,
         rate_limit_per_minute=options.get("rate_limit_per_minute"),
-        created_by=creator.id if creator else None,
+        created_by=creator.id if creator is not None and creator.kind == "user" else None,
         created_at=clock.now(),
     )
     session.add(key)
@@ -277,7 +276,7 @@ def create_key(
     _record_key_event(session, key, creator or operator, "created", data)
     events.publish_key_event(session, organization_id, created, "created")
     if creator is not None:
-        _email_creator(session, creator, created)
+        events.notify_creator(session, creator, created)
     return created
 
 
@@ -347,7 +346,7 @@ def rotate_key(session: Session, by: Principal, key_id: UUID, grace_seconds: int
     raises: KeyNotFound, KeyInactive, RotationInProgress, ScopeBeyondRole; for a live key access.EmailNotVerified and
         access.FreshLoginRequired
     """
-    members.lock_member(session, by, "keys:write", by.id)  # before the key, as a removal locks them
+    _lock_member(session, by, "keys:write")  # before the key, as a removal locks them
     key = lock_key(session, by.organization_id, key_id)
     _require_may_hold_secret(by, key.mode, key.scopes)
     now = clock.now()
@@ -524,6 +523,12 @@ def revoke_all(session: Session, organization_id: UUID, actor: Actor, reason: st
     return len(key_ids)
 
 
+def _lock_member(session: Session, by: Principal, permission: str) -> None:
+    """Let a removal of the member wait, or notice that it has ended the membership; a portal session has no member."""
+    if by.kind == "user":
+        members.lock_member(session, by, permission, by.id)
+
+
 def _require_may_hold_secret(principal: Principal, mode: str, scopes: Sequence[str]) -> None:
     """Raise ScopeBeyondRole, or for a live key EmailNotVerified or FreshLoginRequired, when a user may not hold it."""
     key_scopes.require_may_grant(principal, scopes)
@@ -580,15 +585,3 @@ def _audit_data(key: ApiKey) -> dict[str, Any]:
 def _record_key_event(session: Session, key: ApiKey, by: Principal | Actor, verb: str, data: Mapping[str, Any]) -> None:
     actor = audit.actor_for(by) if isinstance(by, Principal) else by
     audit.record_event(session, key.organization_id, actor, f"api_key.{verb}", ("api_key", key.id), data)
-
-
-def _email_creator(session: Session, creator: Principal, key: KeyView) -> None:
-    """Mail the creator a notice, so that a key made in a stolen session is noticed."""
-    member = members.get_member(session, creator.organization_id, creator.id)
-    organization = organizations.get_organization(session, creator.organization_id)
-    facts = [f"Organization: {organization.name}", f"Key: {key.name} ({key.hint}...)"]
-    advice = "Revoke the key and change your password."
-    path = f"/dashboard/api-keys/{ids.format_id('key', key.id)}"
-    notice = Notice("A new API key was created", facts, advice, path, "/docs/api-keys#if-a-key-leaks")
-    recipient = Recipient(member.email, member.full_name if member.email_verified else "", member.email_verified)
-    notices.enqueue(session, [recipient], notice, organization.id)

@@ -48,6 +48,12 @@ class InsufficientScope(Forbidden):
     code, message = "INSUFFICIENT_SCOPE", "This API key lacks the scope for that."
 
 
+class InsufficientPortalScope(Forbidden):
+    """The portal session does not have the scope; pages of accounts, teams and the console are in no scope."""
+
+    code, message = "INSUFFICIENT_PORTAL_SCOPE", "This portal does not give access to that."
+
+
 class KeyMode(StrEnum):
     """Mode of an API key; messages of a test key are not billed."""
 
@@ -57,14 +63,14 @@ class KeyMode(StrEnum):
 
 @dataclass(frozen=True)
 class Principal:
-    """The authenticated caller: an API key or a user, with the organization.
+    """The authenticated caller: an API key, a user or a portal session, with the organization.
 
-    kind: "key" or "user"
-    id: of the key or the user
+    kind: "key", "user" or "portal"
+    id: of the key, the user or the portal session
     organization_id: NIL_UUID for a user without one
-    role: of a user; None for a key
-    scopes: of a key; FULL_ACCESS stands for all
-    mode: of a key, "live" or "test"; of a user, the mode that the dashboard shows
+    role: of a user; None for others
+    scopes: of a key; FULL_ACCESS stands for all; of a portal session, its permissions
+    mode: of a key, "live" or "test"; of others, the mode that the dashboard shows
     is_recently_authenticated: the user gave the password within the last ten minutes
     is_impersonating: an operator views the organization: nothing is written, whatever the role allows
     operator_role: "support" or "admin"; None for a user who is no operator
@@ -91,13 +97,20 @@ class Principal:
         return scope in self.scopes or FULL_ACCESS in self.scopes
 
     @property
+    def is_in_portal(self) -> bool:
+        """Whether a session of the customer portal makes the request."""
+        return self.kind == "portal"
+
+    @property
     def has_organization(self) -> bool:
         """False for a user who is not a member of any organization."""
         return self.organization_id != NIL_UUID
 
     @property
     def home_path(self) -> str:
-        """Path of the first page of a user: the dashboard; without an organization, the console or a form."""
+        """Path of the first page: the portal or the dashboard; without an organization, the console or a form."""
+        if self.is_in_portal:
+            return "/portal"
         if self.has_organization:
             return "/dashboard"
         return "/organizations/new" if self.operator_role is None else "/admin"
@@ -105,6 +118,8 @@ class Principal:
     @property
     def home_name(self) -> str:
         """Name of the page at `home_path`, as links show it."""
+        if self.is_in_portal:
+            return "Start page"
         if self.has_organization:
             return "Dashboard"
         return "New organization" if self.operator_role is None else "Operator console"
@@ -123,9 +138,10 @@ class Access:
     is_login_optional: with `is_public`: a page that knows a signed-in user and protects its forms against CSRF
     permission: of the caller; None for any signed-in user
     scope: of a key, where its name differs from `permission`
-    operator_role: of an operator; other users get NotFound
+    operator_role: of an operator; other users get NotFound. With `is_for_services`: such an operator may call it, too
     is_metered: a call costs money, so a restricted organization may not make it
     is_for_services: of a service, by its token; no organization is bound
+    is_for_portal: of a portal session; others get NotFound. Without `permission`, whatever its scopes
     is_generation_compared: with `is_for_services`: the view itself compares the generation of the catalogue
     """
 
@@ -136,6 +152,7 @@ class Access:
     operator_role: str | None = None
     is_metered: bool = False
     is_for_services: bool = False
+    is_for_portal: bool = False
     is_generation_compared: bool = False
 
     @property
@@ -146,7 +163,9 @@ class Access:
     @property
     def is_open_to_users(self) -> bool:
         """Whether some signed-in user may call the view."""
-        return not self.is_for_services and (self.permission is None or bool(PERMISSIONS[self.permission]))
+        if self.is_for_services:
+            return self.operator_role is not None
+        return self.permission is None or bool(PERMISSIONS[self.permission])
 
 
 def public_view(view: View) -> View:
@@ -157,6 +176,14 @@ def public_view(view: View) -> View:
 def public_page(view: View) -> View:
     """Declare a page without authentication that knows a signed-in user; its forms are protected against CSRF."""
     return _declare(view, Access(is_public=True, is_login_optional=True))
+
+
+def require_portal_session(permission: str | None = None) -> Callable[[View], View]:
+    """Declare a page of the customer portal that others do not find.
+
+    permission: that the scopes of the session must give; None for every session
+    """
+    return lambda view: _declare(view, Access(permission=permission, is_for_portal=True))
 
 
 def require_operator(operator_role: str) -> Callable[[View], View]:
@@ -183,13 +210,15 @@ def require_permission(
     return lambda view: _declare(view, Access(permission=permission, scope=scope, is_metered=is_metered))
 
 
-def require_service(*, compares_generation: bool = False) -> Callable[[View], View]:
+def require_service(*, compares_generation: bool = False, operator_role: str | None = None) -> Callable[[View], View]:
     """Declare a view for service tokens; the service is in `g.service`.
 
     compares_generation: the view reads the generation of the catalogue in a round trip of its own and authenticates
         again where `g.service` has an older one, so that the gate does not ask Redis for it
+    operator_role: of operators who may call it too, with an access token; `g.principal` is set then, and no `g.service`
     """
-    return lambda view: _declare(view, Access(is_for_services=True, is_generation_compared=compares_generation))
+    access = Access(is_for_services=True, is_generation_compared=compares_generation, operator_role=operator_role)
+    return lambda view: _declare(view, access)
 
 
 def _declare(view: View, access: Access) -> View:
@@ -203,6 +232,8 @@ def has_permission(principal: Principal, permission: str | None) -> bool:
         return False
     if principal.kind == "key":
         return permission is not None and permission in SCOPES and principal.has_scope(permission)
+    if principal.is_in_portal:
+        return permission in principal.scopes
     return permission is None or principal.role in PERMISSIONS[permission]
 
 
@@ -230,8 +261,12 @@ def has_operator_role(principal: Principal, operator_role: str) -> bool:
 def can_grant_scope(principal: Principal, scope: str) -> bool:
     """Whether a user may give a key a scope: a key has no permission that its creator lacks.
 
+    A portal session that manages keys may grant every scope: it may rotate a key that has them.
+
     scope: also of a service, which every user who may create keys may grant
     """
+    if principal.is_in_portal:
+        return has_permission(principal, "keys:create")
     return principal.kind == "user" and has_permission(principal, SCOPE_REQUIRES_PERMISSION.get(scope, "keys:create"))
 
 
@@ -255,12 +290,19 @@ def require_verified_email(principal: Principal) -> None:
         raise EmailNotVerified
 
 
+_REFUSALS: Mapping[str, type[Forbidden]] = {"key": InsufficientScope, "portal": InsufficientPortalScope}
+
+
 def authorize(principal: Principal, access: Access) -> None:
     """Check that a principal has the access that a view requires.
 
-    raises: InsufficientScope for a key, NoOrganization and Forbidden for a user, NotFound for a page of the operator
-        console
+    raises: InsufficientScope for a key, InsufficientPortalScope for a portal session, NoOrganization and Forbidden for
+        a user, NotFound for a page of the operator console
     """
+    if access.is_for_portal and not principal.is_in_portal:
+        raise NotFound
+    if access.is_for_portal and access.permission is None:
+        return
     if access.operator_role is not None:
         if not has_operator_role(principal, access.operator_role):
             raise NotFound
@@ -269,4 +311,4 @@ def authorize(principal: Principal, access: Access) -> None:
         raise NoOrganization
     permission = access.scope if principal.kind == "key" and access.scope else access.permission
     if not has_permission(principal, permission):
-        raise InsufficientScope if principal.kind == "key" else Forbidden
+        raise _REFUSALS.get(principal.kind, Forbidden)

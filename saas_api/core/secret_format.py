@@ -9,7 +9,7 @@ RANDOM_LENGTH, CHECKSUM_LENGTH = 40, 6
 ENDING_PATTERN = "[0-9A-Za-z]{46}"
 """Regular expression of what `generate` appends; compile it with re.ASCII."""
 _SECRETS = re.compile(
-    r"[a-z][a-z0-9]{1,11}_(?:live|test)_\w{8,}|svc_[0-9A-Za-z]{46}|whsec_\S+|eyJ[\w-]+\.[\w-]+\.[\w-]*"
+    r"[a-z][a-z0-9]{1,11}_(?:live|test)_\w{8,}|svc_[0-9A-Za-z]{46}|pr[ls]_[0-9a-f]{32}_[0-9A-Za-z]{46}|whsec_\S+|eyJ[\w-]+\.[\w-]+\.[\w-]*"
 )
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 

@@ -27,8 +27,14 @@ _USERS = sa.text("SELECT id, coalesce(nullif(full_name, ''), email) FROM users W
 _KEYS = sa.text("SELECT id, name FROM api_keys WHERE organization_id = :organization_id AND id = ANY (:ids)")
 
 
-ACTOR_KINDS = {"user": "Members", "api_key": "API keys", "operator": "Support", "system": "System"}
-ACTOR_LABELS = {"user": "A former member", "api_key": "An API key", "system": "System"}
+ACTOR_KINDS = {
+    "user": "Members",
+    "api_key": "API keys",
+    "operator": "Support",
+    "portal": "Customer portal",
+    "system": "System",
+}
+ACTOR_LABELS = {"user": "A former member", "api_key": "An API key", "portal": "Customer portal", "system": "System"}
 CSV_COLUMNS = (
     "id",
     "at",

@@ -18,7 +18,7 @@ from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.settings import setting
-from saas_api.core.web import pages, templating
+from saas_api.core.web import pages, portal_mount, templating
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import HTMX_STOP_POLLING, PAGE_SIZE
 from saas_api.dashboard import context
@@ -129,7 +129,7 @@ def print_page(invoice_id: UUID) -> Response:
 def _redirect_to_provider(address: str, invoice_id: UUID) -> Any:
     """Redirects to a checkout page, by a page with a link for another origin: browsers block form redirects to it."""
     target = urlsplit(address)
-    if address.startswith(f"{setting('APP_URL')}/"):
+    if address.startswith(f"{setting('APP_URL')}/") and not portal_mount.is_portal_request():
         return pages.redirect_to(target.path)
     return pages.render_page(
         "dashboard/billing/redirect.html", address=address, host=target.hostname, invoice_id=invoice_id

@@ -196,9 +196,9 @@ def list_key_audit(session: Session, organization_id: UUID, key_id: UUID) -> lis
 
 
 def _actor_name(actor_type: str) -> str:
-    return {"user": _GONE, "api_key": "An API key", "operator": f"{brand.current_brand().name} support"}.get(
-        actor_type, _PLATFORM
-    )
+    support = f"{brand.current_brand().name} support"
+    names = {"user": _GONE, "api_key": "An API key", "portal": "Customer portal", "operator": support}
+    return names.get(actor_type, _PLATFORM)
 
 
 class KeyUpdateForm(KeyUpdate):

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.billing import usage_costs
-from saas_api.core import clock, ids, time_zones
+from saas_api.core import access, clock, ids, time_zones
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
@@ -58,8 +58,9 @@ class RequestFilters(RequestsQuery):
 
 
 def log_url(**filters: Any) -> str:
-    """URL of the log with filters, of which None leaves one out."""
-    return url_for("dashboard.requests.index", **filters)
+    """URL of the log with filters, of which None leaves one out; empty for a caller who may not open it."""
+    may_open = access.has_permission(g.principal, "usage:read")
+    return url_for("dashboard.requests.index", **filters) if may_open else ""
 
 
 def range_filters(days: DateRange) -> dict[str, str]:

@@ -74,6 +74,7 @@ SECTIONS: Sequence[tuple[str, Sequence[Guide]]] = (
                 "services.md",
             ),
             Guide("usage-events", "Usage events", "Report usage after the fact, in batches.", "usage-events.md"),
+            Guide("portal", "Customer portal", "Keys, usage, invoices and webhooks in your own product.", "portal.md"),
         ),
     ),
 )

@@ -56,6 +56,7 @@ TAGS = {
     "messages": "SMS and email: send, follow and cancel.",
     "organizations": "The organization of the caller, its members and invitations, and its audit log.",
     "payments": "Payment of invoices, and the events of payment providers.",
+    "portal": "Links to the customer portal, which shows keys, usage, invoices and webhooks to customers of a service.",
     "requests": "The log of requests: every error of the last 30 days, and a sample of the others.",
     "services": "What services behind the platform ask: whether a call may go on, and holds for what it may come to.",
     "webhooks": "Endpoints that receive events, their deliveries, and recovery of what was missed.",
@@ -318,7 +319,8 @@ def _access_errors(route: ApiRoute) -> set[type[ApiError]]:
     """Errors of the caller: each operation reads an API key and refuses it where it takes none."""
     access = route.access
     if access.is_for_services:
-        return {InvalidServiceToken}
+        of_operators = {TokenMalformed, InvalidToken, TokenExpired, NotFound} if access.operator_role else set()
+        return {InvalidServiceToken} | of_operators
     if not route.has_principal:
         return set()
     error_types: set[type[ApiError]] = {

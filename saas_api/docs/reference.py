@@ -26,6 +26,7 @@ TITLES: Mapping[str, str] = {
     "dashboard": "Dashboard figures",
     "services": "Verification and holds",
     "events": "Usage events",
+    "portal": "Customer portal",
 }
 """Titles of tags, in the order of the reference; a tag that is not here comes last, under its own name."""
 _PATHS = (
@@ -35,7 +36,16 @@ _PATHS = (
     *("/billing/initiate-payment", "/billing/payments", "/webhooks/endpoints", "/webhooks/event-types"),
     *("/webhooks/events", "/webhooks/deliveries", "/auth/register", "/auth/login", "/auth/refresh", "/auth/me"),
     *("/auth/logout", "/auth/switch-organization", "/auth/reauthenticate", "/auth/sessions", "/organization"),
-    *("/team/members", "/team/invite", "/team/invitations", "/dashboard/stats", "/keys/verify", "/holds", "/events"),
+    *(
+        "/team/members",
+        "/team/invite",
+        "/team/invitations",
+        "/dashboard/stats",
+        "/keys/verify",
+        "/holds",
+        "/events",
+        "/portal-sessions",
+    ),
 )
 """Beginnings of paths in the order of the reference; the others come after them, sorted."""
 _CREDENTIALS = {

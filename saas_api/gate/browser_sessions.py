@@ -1,11 +1,13 @@
-"""The browser session of a page request: cookies, CSRF protection, impersonation and preferences.
+"""The browser session of a page request: cookies, CSRF protection, impersonation, portal sessions and preferences.
 
-Cookies are read and written nowhere else. A view sets `g.tokens`, `g.impersonation_token` or `g.changed_preferences`,
-and `set_cookies` writes them to the response. Flask itself keeps the cookie of its own session.
+Cookies are read and written nowhere else. A view sets `g.tokens`, `g.impersonation_token`, `g.portal_token` or
+`g.changed_preferences`, and `set_cookies` writes them to the response. Flask itself keeps the cookie of its own
+session.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -23,8 +25,11 @@ from saas_api.core.access import Access, Principal
 from saas_api.core.errors import BadRequest, NotFound, PayloadTooLarge, Unauthenticated
 from saas_api.core.ids import NIL_UUID
 from saas_api.core.limits import limiter
-from saas_api.core.web import forms, http
+from saas_api.core.web import forms, http, portal_mount
 from saas_api.core.web.forms import PASSWORD_FIELD, FormExpired
+from saas_api.portal import scopes as portal_scopes
+from saas_api.portal import sessions as portal_sessions
+from saas_api.portal.sessions import PortalSessionEnded
 
 IMPERSONATION_COOKIE, DASHBOARD_PATHS = "impersonation", "/dashboard"
 PREFERENCES: Mapping[str, tuple[str, ...]] = {
@@ -53,7 +58,7 @@ def session_cookie_config(is_secure: bool) -> dict[str, Any]:
 
 def load_preferences() -> None:
     """Set `g.preferences`, a value for each name of PREFERENCES, from the cookies and the query's `mode`."""
-    cookies = {name: request.cookies.get(name) for name in PREFERENCES}
+    cookies = {name: request.cookies.get(_preference_cookie(name)) for name in PREFERENCES}
     cookies["mode"] = request.args.get("mode") or cookies["mode"]
     g.preferences = {
         name: cookies[name] if cookies[name] in values else values[0] for name, values in PREFERENCES.items()
@@ -71,6 +76,9 @@ def authenticate_page(view_access: Access) -> None:
     if view_access.is_public and not view_access.is_login_optional:
         return
     _check_size_and_encoding(MAX_PUBLIC_FORM_BYTES if view_access.is_public else MAX_FORM_BYTES)
+    if portal_mount.is_portal_request():
+        _authenticate_portal()
+        return
     try:
         user = _find_impersonator() or _find_signed_in_user(view_access)
     except OperationalError:  # a public page, such as the status page, is shown without PostgreSQL
@@ -93,9 +101,46 @@ def authenticate_page(view_access: Access) -> None:
         g.visitor = user
     else:
         g.principal = replace(_reauthenticate(user), mode=g.preferences["mode"])
-        forms.require_page_mode(g.principal.mode)
-        if request.args.get("mode") == g.principal.mode:
-            _keep_mode()
+        _use_page_mode()
+
+
+def _authenticate_portal() -> None:
+    """Authenticate a request of a portal session; sets `g.portal`, also of a session that has ended.
+
+    raises: PortalSessionEnded, FormExpired, ModeSwitched
+    """
+    token = request.cookies.get(portal_mount.cookie_name("session"), "")
+    try:
+        g.portal = portal_sessions.authenticate(token, is_use="X-Poll" not in request.headers)
+    except PortalSessionEnded as ended:
+        g.portal = ended.portal
+        raise
+    finally:
+        if g.get("portal"):
+            portal_mount.allow_embedding(g.portal.origins)
+    g.csrf = tokens.csrf_token_for(g.portal.id, g.portal.organization_id)
+    formatting.set_locale(g.portal.locale)
+    if request.method not in http.SAFE_METHODS and not forms.is_csrf_valid():
+        g.current_organization_name = g.portal.organization_name
+        raise FormExpired
+    g.principal = Principal(
+        kind="portal",
+        id=g.portal.id,
+        organization_id=g.portal.organization_id,
+        scopes=portal_scopes.permissions_of(g.portal.scopes),
+        mode=g.preferences["mode"],
+        email_verified=True,  # who made the link answers for the customer
+        is_recently_authenticated=True,
+        locale=g.portal.locale,
+    )
+    _use_page_mode()
+
+
+def _use_page_mode() -> None:
+    """Refuse a form of a page in another mode, and stay in the mode of a page that was opened with one."""
+    forms.require_page_mode(g.principal.mode)
+    if request.args.get("mode") == g.principal.mode:
+        _keep_mode()
 
 
 def _keep_mode() -> None:
@@ -104,7 +149,11 @@ def _keep_mode() -> None:
     A fragment changes nothing: it may be a poll of a page that was left open in another tab.
     """
     is_page = request.method in http.SAFE_METHODS and "HX-Request" not in request.headers
-    if is_page and request.path.startswith(DASHBOARD_PATHS) and request.cookies.get("mode") != g.principal.mode:
+    if (
+        is_page
+        and request.path.startswith(DASHBOARD_PATHS)
+        and g.principal.mode != request.cookies.get(_preference_cookie("mode"))
+    ):
         g.changed_preferences = {"mode": g.principal.mode}
 
 
@@ -225,24 +274,43 @@ def set_cookies(response: Response) -> Response:
     if "access_token" in values:
         _set(response, _cookie_name("ACCESS"), values.access_token, _session_max_age())
     if "impersonation_token" in values:
-        if values.impersonation_token is None:
-            _delete(response, IMPERSONATION_COOKIE)
-        else:
-            seconds = int(IMPERSONATION_LIFETIME.total_seconds())
-            _set(response, IMPERSONATION_COOKIE, values.impersonation_token, seconds)
+        _set_or_delete(response, IMPERSONATION_COOKIE, values.impersonation_token, IMPERSONATION_LIFETIME)
+    if "portal_token" in values:
+        name = portal_mount.cookie_name("session")
+        _set_or_delete(response, name, values.portal_token, portal_sessions.MAX_LIFETIME)
     if "new_device_marks" in values:
         _set(response, DEVICE_COOKIE, values.new_device_marks, _DEVICE_SECONDS)
     for name, value in values.get("changed_preferences", {}).items():
-        _set(response, name, value, _PREFERENCE_SECONDS)
+        _set(response, _preference_cookie(name), value, _PREFERENCE_SECONDS)
     return response
 
 
+def _set_or_delete(response: Response, name: str, value: str | None, lifetime: timedelta) -> None:
+    if value is None:
+        _delete(response, name)
+    else:
+        _set(response, name, value, int(lifetime.total_seconds()))
+
+
 def _set(response: Response, name: str, value: str, max_age: int | None) -> None:
-    response.set_cookie(name, value, max_age=max_age, httponly=True, samesite="Lax", secure=_is_secure())
+    response.set_cookie(name, value, max_age=max_age, httponly=True, secure=_is_secure(), **_cookie_scope())
 
 
 def _delete(response: Response, name: str) -> None:
-    response.delete_cookie(name, httponly=True, samesite="Lax", secure=_is_secure())
+    response.delete_cookie(name, httponly=True, secure=_is_secure(), **_cookie_scope())
+
+
+def _cookie_scope() -> dict[str, Any]:
+    """Where the cookies of this response are sent: those of the portal to it alone, also in a frame that is allowed."""
+    if not portal_mount.is_portal_request():
+        return {"samesite": "Lax"}
+    if portal_mount.has_embeddable_cookies():
+        return {"path": portal_mount.ROOT, "samesite": "None", "partitioned": True}
+    return {"path": portal_mount.ROOT, "samesite": "Lax"}
+
+
+def _preference_cookie(name: str) -> str:
+    return portal_mount.cookie_name(name) if portal_mount.is_portal_request() else name
 
 
 def _session_max_age() -> int | None:

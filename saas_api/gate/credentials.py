@@ -49,6 +49,11 @@ def read_credential(view_access: Access) -> tuple[str, str]:
     return "key", key or ""
 
 
+def is_operator_call(view_access: Access) -> bool:
+    """Whether a call of an endpoint for services and operators has the access token of a user."""
+    return view_access.operator_role is not None and "." in request.environ.get("HTTP_AUTHORIZATION", "")
+
+
 def authenticate_service(view_access: Access) -> ServicePrincipal:
     """The service whose token this request sends; a revocation holds unless the view compares the generation itself.
 

@@ -67,11 +67,11 @@ def authenticate() -> None:
             _select_cell(view_access)
             _authorize_and_parse(view_access, operation)
         return
-    if view_access.is_for_services:
+    if view_access.is_for_services and not credentials.is_operator_call(view_access):
         values.service_call_began_at = time.perf_counter()
         values.service = credentials.authenticate_service(view_access)
         cells.select(_named_organization())
-    if view_access.is_public or view_access.is_for_services:
+    if view_access.is_public or "service" in values:
         if operation is not None:
             _parse(operation)
         return

@@ -15,6 +15,7 @@ _EXPIRED_ROWS = {
     "mock_sends": "created_at < now() - interval '7 days'",
     "service_calls": "bucket_at < now() - interval '90 days'",
     "mails": "finished_at < now() - interval '90 days'",
+    "portal_sessions": "created_at < now() - interval '30 days'",
     "request_log": "at < now() - interval '30 days'",
     "status_days": "day < current_date - 90",
 }

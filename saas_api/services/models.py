@@ -20,6 +20,7 @@ class Service(Model):
     scopes: that its calls may require of an API key
     is_open: forward authentication admits what no route matches
     openapi: its own OpenAPI document, shown beside ours
+    portal_origins: that may embed the customer portal and to which it leads back, such as "https://app.example.com"
     """
 
     __tablename__ = "services"
@@ -30,6 +31,7 @@ class Service(Model):
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=FetchedValue())
     is_open: Mapped[bool] = mapped_column(server_default=FetchedValue())
     openapi: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    portal_origins: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=FetchedValue())
     last_seen_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
     revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

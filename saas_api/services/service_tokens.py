@@ -41,27 +41,39 @@ class ServicePrincipal:
 
 
 @dataclass(frozen=True)
-class _ActiveToken:
+class ActiveToken:
+    """A token of a service, neither of which is revoked.
+
+    portal_origins: of the service, see `models.Service`
+    """
+
     id: UUID
     service_id: UUID
     service_name: str
     allowed_ips: Sequence[str]
+    portal_origins: Sequence[str]
     pepper_version: int
     expires_at: datetime | None
 
+    @property
+    def has_expired(self) -> bool:
+        """Whether its grace period after a rotation is over."""
+        return self.expires_at is not None and self.expires_at <= clock.now()
 
-def _load_active_tokens(session: SystemSession) -> Mapping[bytes, _ActiveToken]:
+
+def _load_active_tokens(session: SystemSession) -> Mapping[bytes, ActiveToken]:
     statement = (
         sa.select(ServiceToken, Service)
         .join(Service, Service.id == ServiceToken.service_id)
         .where(ServiceToken.revoked_at.is_(None), Service.revoked_at.is_(None))
     )
     return {
-        token.digest: _ActiveToken(
+        token.digest: ActiveToken(
             token.id,
             service.id,
             service.name,
             tuple(service.allowed_ips),
+            tuple(service.portal_origins),
             token.pepper_version,
             token.expires_at,
         )
@@ -69,7 +81,7 @@ def _load_active_tokens(session: SystemSession) -> Mapping[bytes, _ActiveToken]:
     }
 
 
-_active_tokens: CachedCatalogue[Mapping[bytes, _ActiveToken]] = CachedCatalogue(_load_active_tokens)
+_active_tokens: CachedCatalogue[Mapping[bytes, ActiveToken]] = CachedCatalogue(_load_active_tokens)
 
 
 def authenticate(token: str, address: str, generation: int | None = None) -> ServicePrincipal:
@@ -85,13 +97,22 @@ def authenticate(token: str, address: str, generation: int | None = None) -> Ser
     digests = crypto.keyed_digests(token)
     entry = _active_tokens.get_entry(generation)
     found = next((entry.value[digest] for _, digest in digests if digest in entry.value), None)
-    if found is None or (found.expires_at is not None and found.expires_at <= clock.now()):
+    if found is None or found.has_expired:
         raise InvalidServiceToken
     if found.allowed_ips and not networks.is_in_networks(address, found.allowed_ips):
         raise InvalidServiceToken
     if found.pepper_version != digests[0][0]:
         _renew_digest(found.id, *digests[0])
     return ServicePrincipal(found.id, found.service_id, found.service_name, found.allowed_ips, entry.generation)
+
+
+def find_active(token_id: UUID, generation: int | None) -> ActiveToken | None:
+    """A token by its id; None when it was revoked or has expired.
+
+    generation: as for `authenticate`
+    """
+    tokens = _active_tokens.get(generation).values()
+    return next((token for token in tokens if token.id == token_id and not token.has_expired), None)
 
 
 def authenticate_from_cache(token: str, address: str) -> ServicePrincipal:

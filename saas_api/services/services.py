@@ -23,7 +23,10 @@ from saas_api.services.scopes import SCOPE_PATTERN
 
 MAX_GRACE_SECONDS = 604_800
 MAX_SCOPES = 100
+MAX_PORTAL_ORIGINS = 20
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}", re.ASCII)
+_HOST = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
+_ORIGIN = re.compile(rf"(?:https://{_HOST}|http://(?:localhost|127\.0\.0\.1))(?::[0-9]{{1,5}})?", re.ASCII)
 
 
 class ServiceNotFound(NotFound):
@@ -187,6 +190,35 @@ def set_scopes(session: SystemSession, name: str, operator: OperatorContext, sco
     before, service.scopes = list(service.scopes), check_scopes("scopes", scopes)
     record_change(
         session, service, operator, "changed", {"before": {"scopes": before}, "after": {"scopes": service.scopes}}
+    )
+    catalogue.bump(session)
+    return service
+
+
+def set_portal_origins(session: SystemSession, name: str, operator: OperatorContext, origins: Sequence[str]) -> Service:
+    """Replace the origins that may embed the customer portal, and to which its sessions may lead back.
+
+    origins: such as "https://app.example.com"; http for this machine only
+    raises: ServiceNotFound, ServiceRevoked, ValidationFailed
+    """
+    service = lock_service(session, name)
+    chosen = sorted(set(origins))
+    problems = [
+        ("origins", f"{origin}: write an origin in lower case, such as https://app.example.com.")
+        for origin in chosen
+        if not _ORIGIN.fullmatch(origin)
+    ]
+    if len(chosen) > MAX_PORTAL_ORIGINS:
+        problems.append(("origins", f"At most {MAX_PORTAL_ORIGINS}."))
+    if problems:
+        raise ValidationFailed.from_fields(problems)
+    before, service.portal_origins = list(service.portal_origins), chosen
+    record_change(
+        session,
+        service,
+        operator,
+        "portal_changed",
+        {"before": {"portal_origins": before}, "after": {"portal_origins": chosen}},
     )
     catalogue.bump(session)
     return service

@@ -48,7 +48,7 @@ def is_valid(app: Flask, token: str) -> bool:
 
 def test_console_is_for_operators_only(app: Flask, client: FlaskClient, alice: User) -> None:
     create_service(app)
-    actions = {f"{PAGE}/{action}": "admin" for action in ("rotate", "revoke", "openapi")}
+    actions = {f"{PAGE}/{action}": "admin" for action in ("rotate", "revoke", "openapi", "portal")}
     check_operator_access(app, client, alice, {LIST: "support", PAGE: "support", CREATE: "admin", **actions})
 
 
@@ -148,6 +148,16 @@ def test_routes_are_shown_in_their_order(app: Flask, console: Console) -> None:
     assert page.index("POST /v1/lookups") < page.index("PUT /v1/{id}")
     for text in ("lookups:export", "2.5", "X-Quantity", "without a match are rejected"):
         assert text in page
+
+
+def test_origins_of_the_portal_are_changed(app: Flask, console: Console) -> None:
+    create_service(app)
+    form = f"{PAGE}/portal"
+    refused = console.submit_action(form, origins="app.example.com")
+    assert (refused.status_code, "write an origin in lower case" in refused.text) == (422, True)
+    page = console.run_action(form, origins="https://b.example\nhttps://a.example")
+    assert "Can be embedded by https://a.example, https://b.example" in page
+    assert "https://a.example\nhttps://b.example" in console.open(form).text
 
 
 def test_openapi_document_is_replaced_and_removed(app: Flask, console: Console) -> None:

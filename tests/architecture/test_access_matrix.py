@@ -21,7 +21,8 @@ from tests.architecture.test_routes import access
 from tests.support.accounts import Headers, User, add_member, make_key, sign_up
 from tests.support.services import create_service, service_headers
 
-SIGNED_IN, SERVICE = "signed in", "service token"
+SIGNED_IN, SERVICE, SERVICE_OR_OPERATOR = "signed in", "service token", "service token or operator"
+FOR_SERVICES = (SERVICE, SERVICE_OR_OPERATOR)
 API = "/api/v1"
 REQUIRED = {
     "POST /auth/logout": SIGNED_IN,
@@ -106,6 +107,7 @@ REQUIRED = {
     "POST /events": SERVICE,
     "POST /events/:id/reverse": SERVICE,
     "PUT /organizations/:id/external-id": SERVICE,
+    "POST /portal-sessions": SERVICE_OR_OPERATOR,
     "GET /dashboard/stats": "billing:read",
     "GET /dashboard/usage-graph": "usage:read",
     "GET /dashboard/api-keys": "keys:read",
@@ -125,11 +127,15 @@ class Caller:
     role: str | None = None
     scopes: frozenset[str] = frozenset()
     is_service: bool = False
+    is_operator: bool = False
 
     def expected_response(self, permission: str) -> tuple[int, str]:
         """The response by the table: its status, and the bound organization or the error code."""
-        if self.is_service or permission == SERVICE:
-            return (200, "None") if self.is_service and permission == SERVICE else (401, "INVALID_SERVICE_TOKEN")
+        if permission == SERVICE_OR_OPERATOR and self.role is not None:
+            return (200, "None") if self.is_operator else (404, "NOT_FOUND")
+        if self.is_service or permission in FOR_SERVICES:
+            is_admitted = self.is_service and permission in FOR_SERVICES
+            return (200, "None") if is_admitted else (401, "INVALID_SERVICE_TOKEN")
         roles = {self.role} if permission == SIGNED_IN else PERMISSIONS[permission]
         if self.role is None and not self.scopes:
             return 401, "UNAUTHORIZED" if roles else "MISSING_API_KEY"
@@ -157,7 +163,9 @@ def methods(app: Flask) -> Iterator[tuple[str, str, Rule]]:
 def test_every_route_requires_what_the_table_says(app: Flask) -> None:
     declared = {name: access(app, rule) for name, _, rule in methods(app)}
     required = {
-        name: SERVICE if declaration.is_for_services else declaration.permission or SIGNED_IN
+        name: FOR_SERVICES[declaration.operator_role is not None]
+        if declaration.is_for_services
+        else declaration.permission or SIGNED_IN
         for name, declaration in declared.items()
     }
     assert required == REQUIRED
@@ -214,7 +222,7 @@ def users(client: FlaskClient, superuser: Any) -> Iterator[Caller]:
     olga = add_member(carol, "olga@platform.example", "viewer")
     with superuser, superuser.cursor() as cursor:
         cursor.execute("INSERT INTO operators (user_id, role) SELECT id, 'admin' FROM users WHERE email ~ '^olga'")
-    yield Caller("operator", olga.headers, elsewhere, "viewer")
+    yield Caller("operator", olga.headers, elsewhere, "viewer", is_operator=True)
 
 
 def _uuid(user: User) -> str:

@@ -25,6 +25,7 @@ IMPORTED_BY_NAME = {  # decorators, and functions that every package uses
     "public_view",
     "require_operator",
     "require_permission",
+    "require_portal_session",
     "require_service",
     "scheduled",
     "setting",

@@ -20,10 +20,10 @@ HOME = "/dashboard"
 
 
 def pages(app: Flask) -> Iterator[tuple[str, str, Access]]:
-    """Method, path with unknown ids, and declaration of each page that is not public."""
+    """Method, path with unknown ids, and declaration of each page that is not public, but for those of the portal."""
     for rule in app.url_map.iter_rules():
         declared: Access = app.view_functions[rule.endpoint].__access__  # type: ignore[attr-defined]  # decorators put it there
-        if declared.is_public or rule.rule.startswith("/api/"):
+        if declared.is_public or declared.is_for_portal or rule.rule.startswith("/api/"):
             continue
         values = {name: _example(kind) for name, kind in rule._converters.items()}
         built = rule.build(values)

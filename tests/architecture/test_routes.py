@@ -60,6 +60,7 @@ PUBLIC = {
     "portal.show_changelog",
     "portal.show_error_code",
     "portal.show_guide",
+    "customer_portal.open_link",
     "portal.show_home",
     "portal.show_reference",
     "portal.show_topic",

@@ -74,6 +74,8 @@ ROWS = {
     " VALUES ('{org}', now(), '{x}', 'r', 'GET', 'live', 422, false, 1)",
     "request_log": "(organization_id, at, id, request_id, mode, method, route, path, status)"
     " VALUES ('{org}', now(), '{x}', 'req', 'live', 'GET', 'r', 'r', 422)",
+    "portal_sessions": "(organization_id, id, operator_id, scopes, link_digest, link_expires_at, created_at)"
+    " VALUES ('{org}', '{x}', '{x}', '{{keys:read}}', sha256('x'), now(), now())",
     "invoices": "(organization_id, kind, currency, rule_version) VALUES ('{org}', 'manual', 'USD', 1)",
     "invoice_lines": "(organization_id, invoice_id, position, source_key, kind, description, amount_minor)"
     " VALUES ('{org}', '{x}', 1, 'k', 'manual', 'd', 1)",

@@ -12,6 +12,7 @@ from werkzeug.routing import Rule
 
 from saas_api.core import ids
 from saas_api.core.db import tenancy
+from tests.architecture.test_routes import access
 
 NO_PAGES = {
     "/api/": "the API answers JSON",
@@ -25,6 +26,7 @@ NO_PAGES = {
     "/gate": "for proxies",
     "/healthz": "for machines",
     "/metrics": "for machines",
+    "/portal/open": "needs a link; tested in test_portal",
     "/readyz": "for machines",
     "/version": "for machines",
     "/static/": "files of pages",
@@ -105,10 +107,10 @@ class PageRoute:
 
 
 def rules(app: Flask) -> list[Rule]:
-    """Return the rules of pages."""
+    """Return the rules of pages but those of the portal, whose sessions no user has; they are tested in test_portal."""
     readable = [rule for rule in app.url_map.iter_rules() if "GET" in (rule.methods or ())]
     pages = [rule for rule in readable if not rule.rule.startswith(tuple(NO_PAGES)) and not rule.rule.endswith(FILES)]
-    return sorted(pages, key=lambda rule: rule.rule)
+    return sorted((rule for rule in pages if not access(app, rule).is_for_portal), key=lambda rule: rule.rule)
 
 
 def section_of(rule: str) -> str:

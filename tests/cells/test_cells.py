@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -258,14 +258,20 @@ def renamed_meter(spread: Spread) -> Iterator[None]:
         execute_as_superuser(spread.home, rename("SMS"))
 
 
-def watch_copies(spread: Spread, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """Return a function that refreshes the copies of a cell and returns the table of each row that it carried."""
+def test_copies_follow_and_carry_only_what_changed(
+    spread: Spread, client: FlaskClient, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in_operator(spread.app, client)
+    publish_meter(spread.app)
+    spread.move(alice, "eu")
     carried: list[str] = []
-    write = row_copies.write_rows
 
     def carry(session: Any, table: str, rows: str, **options: Any) -> None:
         carried.extend([table] * len(json.loads(rows)))
         write(session, table, rows, **options)
+
+    write = row_copies.write_rows
+    monkeypatch.setattr(row_copies, "write_rows", carry)
 
     def refresh() -> list[str]:
         carried.clear()
@@ -274,17 +280,6 @@ def watch_copies(spread: Spread, monkeypatch: pytest.MonkeyPatch) -> Callable[[]
             catalogue_copies.copy_catalogue("eu")
         return sorted(carried)
 
-    monkeypatch.setattr(row_copies, "write_rows", carry)
-    return refresh
-
-
-def test_copies_follow_and_carry_only_what_changed(
-    spread: Spread, client: FlaskClient, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sign_in_operator(spread.app, client)
-    publish_meter(spread.app)
-    spread.move(alice, "eu")
-    refresh = watch_copies(spread, monkeypatch)
     refresh()
     assert refresh() == []
     execute_as_superuser(spread.home, "UPDATE users SET full_name = 'Bob the builder' WHERE email LIKE 'bob@%'")

@@ -140,3 +140,14 @@ def test_invalid_value_is_refused_in_one_line(app: Flask, arguments: tuple[str, 
     assert refused.exit_code in (1, 2)
     assert len(refused.stderr.strip().splitlines()) == 1
     assert result_of(app, "list") == {"services": []}
+
+
+def test_origins_of_the_portal_are_replaced_and_shown(app: Flask) -> None:
+    run(app, "create", "lookups")
+    listed = ["https://a.example", "https://b.example"]
+    assert (
+        result_of(app, "portal", "lookups", "--origins", listed[1], "--origins", listed[0])["portal_origins"] == listed
+    )
+    assert result_of(app, "show", "lookups")["portal_origins"] == listed
+    assert "origins: https://a.example/" in run(app, "portal", "lookups", "--origins", "https://a.example/").stderr
+    assert run(app, "portal", "lookups").stdout == "lookups: no other site can embed the portal.\n"

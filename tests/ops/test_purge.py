@@ -19,6 +19,10 @@ SELECT 'welcome', 'a@b.example', 'sent', now() - days * interval '1 day', now() 
 INSERT INTO services (id, name) VALUES ('00000000-0000-7000-8000-00000000000a', 'lookups');
 INSERT INTO service_calls (service_id, bucket_at, operation, code, calls, total_us, max_us)
 SELECT id, now() - days * interval '1 day', 'verify', 'VALID', 1, 1, 1 FROM services, (VALUES (91), (89)) v (days);
+SET LOCAL session_replication_role = replica;
+INSERT INTO portal_sessions (organization_id, id, operator_id, scopes, link_digest, link_expires_at, created_at)
+SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), '{keys:read}', sha256('x'), now(),
+  now() - days * interval '1 day' FROM (VALUES (31), (29)) v (days);
 """
 
 
@@ -31,7 +35,7 @@ def test_purge_deletes_only_old_rows_in_any_number_of_batches(
         cursor.execute(ROWS)
     with app.app_context():
         deleted = {table: count for table, count in jobs.purge().items() if count}
-        assert deleted == {"job_runs": 3, "mock_sends": 3, "service_calls": 1, "mails": 1}
+        assert deleted == {"job_runs": 3, "mock_sends": 3, "service_calls": 1, "mails": 1, "portal_sessions": 1}
         assert set(jobs.purge().values()) == {0}
     with superuser, superuser.cursor() as cursor:
         cursor.execute("SELECT (SELECT count(*) FROM job_runs), (SELECT count(*) FROM mock_sends), count(*) FROM mails")

@@ -174,3 +174,21 @@ def audit_events(app: Flask) -> Sequence[Any]:
     )
     with app.app_context(), tenancy.system_session(PURPOSE) as session:
         return session.execute(statement).all()
+
+
+def test_portal_origins_are_origins(app: Flask) -> None:
+    create_service(app)
+    listed = ["https://app.example.com", "https://b.example:8443", "http://localhost:3000"]
+    assert change_service(app, services.set_portal_origins, "lookups", listed).portal_origins == sorted(listed)
+    for wrong in (
+        *(
+            "https://app.example.com/",
+            "http://app.example.com",
+            "https://*.example.com",
+            "https://a b",
+            "app.example.com",
+        ),
+        *("https://App.example.com", "https://a.example;script-src *", "https://a.example 'self'", "null", "*"),
+    ):
+        with pytest.raises(ValidationFailed):
+            change_service(app, services.set_portal_origins, "lookups", [wrong])

@@ -1,4 +1,4 @@
-"""Commands of services: create, list, show, rotate, revoke, routes, openapi."""
+"""Commands of services: create, list, show, rotate, revoke, routes, openapi, portal."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,6 +66,7 @@ def show(name: str, *, as_json: bool) -> None:
         f"{row['name']} ({row['id']}): {row['status']}, last seen {row['last_seen_at'] or 'never'}",
         f"  networks: {', '.join(row['allowed_ips']) or 'any'}",
         f"  scopes: {', '.join(row['scopes'])}",
+        f"  portal embedded by: {', '.join(row['portal_origins']) or 'no other site'}",
         *(f"  token {token['hint']}..., ends {token['expires_at'] or 'never'}" for token in row["tokens"]),
         *(f"  route {route['method']} {route['path']}" for route in row["routes"]["routes"]),
         f"  other requests: {row['routes']['default']}",
@@ -132,6 +133,18 @@ def set_openapi(name: str, file: Path, *, as_json: bool) -> None:
     output.print_result(data, [f"{name} has an OpenAPI document with {data['paths']} paths."], as_json=as_json)
 
 
+@action_commands.action_command(group, "portal", actions.get_action("service", "portal"), is_reason_required=False)
+def set_portal_origins(service: Service, name: str) -> Description:
+    """Set which origins may embed the customer portal. Without --origins, none may.
+
+    Links that the service creates can also lead back to these origins.
+
+    Example: flask services portal lookups --origins https://app.example.com
+    """
+    data = {"name": name, "portal_origins": list(service.portal_origins)}
+    return Description(data, [f"{name}: {', '.join(service.portal_origins) or 'no other site'} can embed the portal."])
+
+
 def _operator(command: str) -> OperatorContext:
     return OperatorContext(output.current_os_user(), f"flask services {command}")
 
@@ -157,6 +170,7 @@ def _to_json(session: SystemSession, service: Service, scopes: Mapping[str, Sequ
         "status": "revoked" if service.revoked_at else "active",
         "allowed_ips": list(service.allowed_ips),
         "scopes": list(scopes.get(service.name, [])),
+        "portal_origins": list(service.portal_origins),
         "tokens": [
             {
                 "hint": token.hint,

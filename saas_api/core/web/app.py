@@ -33,7 +33,7 @@ from saas_api.core.errors import (
 )
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import ROOT, setting
-from saas_api.core.web import access_log, compression, error_pages, http
+from saas_api.core.web import access_log, compression, error_pages, http, portal_mount
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -90,14 +90,38 @@ def page_csp(connect_to: Sequence[str] = ()) -> str:
     return _PAGE_CSP.replace("connect-src 'self'", " ".join(("connect-src 'self'", *connect_to)))
 
 
-class ApiWithoutSession(SecureCookieSessionInterface):
-    """Flask's session in a cookie, for pages: a call of the API has none, and its cookies are not read."""
+def _embeddable_csp(origins: Sequence[str]) -> str:
+    """The content security policy of a page that some origins may embed."""
+    return _PAGE_CSP.replace("frame-ancestors 'none'", f"frame-ancestors {' '.join(origins)}") if origins else _PAGE_CSP
+
+
+class PageSession(SecureCookieSessionInterface):
+    """Flask's session in a cookie, for pages: a call of the API has none, and its cookies are not read.
+
+    The portal has one of its own, which works in a frame of another site where that is allowed.
+    """
 
     _no_session = NullSession()
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
         """The session of a page; Flask takes None for a request without a session."""
         return None if request.path.startswith("/api/") else super().open_session(app, request)
+
+    def get_cookie_name(self, app: Flask) -> str:
+        """Name of the cookie."""
+        return portal_mount.cookie_name("visit") if portal_mount.is_portal_request() else super().get_cookie_name(app)
+
+    def get_cookie_path(self, app: Flask) -> str:
+        """Path of the cookie."""
+        return portal_mount.ROOT if portal_mount.is_portal_request() else super().get_cookie_path(app)
+
+    def get_cookie_samesite(self, app: Flask) -> str | None:
+        """Whether the cookie is sent in a frame of another site."""
+        return "None" if self.get_cookie_partitioned(app) else super().get_cookie_samesite(app)
+
+    def get_cookie_partitioned(self, app: Flask) -> bool:
+        """Whether each site with such a frame has a cookie of its own."""
+        return portal_mount.has_embeddable_cookies() or super().get_cookie_partitioned(app)
 
     def make_null_session(self, app: Flask) -> NullSession:  # noqa: ARG002 - Flask's signature
         """The session of every call of the API: it is empty and cannot be changed."""
@@ -107,7 +131,7 @@ class ApiWithoutSession(SecureCookieSessionInterface):
 class App(Flask):
     """Flask with one transaction for each request."""
 
-    session_interface = ApiWithoutSession()
+    session_interface = PageSession()
     replica_endpoints: frozenset[str] = frozenset()
     """Endpoints whose GET requests read from the replica; set with the routes."""
 
@@ -122,6 +146,7 @@ class App(Flask):
         """Serve a request; probes ask the machine by its address, which is no host name of the product."""
         if environ.get("PATH_INFO") in _PROBES:
             environ["HTTP_HOST"] = "localhost"
+        portal_mount.mount(environ)
         if not tracing.is_active():
             return super().wsgi_app(environ, start_response)
         parent = {"traceparent": environ.get("HTTP_TRACEPARENT", "")}
@@ -208,10 +233,11 @@ def _add_response_headers(response: Response) -> Response:
     headers += current_app.extensions["security_headers"]
     if "cache-control" not in present:
         headers.append(("Cache-Control", "no-store"))
-    if not is_json:
-        headers.append(("X-Frame-Options", "DENY"))
+    embedding_origins = portal_mount.embedding_origins()
+    if not is_json and not embedding_origins:
+        headers.append(("X-Frame-Options", "DENY"))  # which cannot name an origin
     if "content-security-policy" not in present:
-        headers.append(("Content-Security-Policy", _JSON_CSP if is_json else _PAGE_CSP))
+        headers.append(("Content-Security-Policy", _JSON_CSP if is_json else _embeddable_csp(embedding_origins)))
     incoming = request_context.current_request()
     if incoming.path.startswith("/api/"):
         headers += _cross_origin_headers(incoming)

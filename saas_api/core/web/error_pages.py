@@ -10,7 +10,7 @@ from saas_api.core.db.engine import db
 from saas_api.core.errors import ApiError, EncodedBody
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
-from saas_api.core.web import forms, http, pages
+from saas_api.core.web import forms, http, pages, portal_mount
 from saas_api.core.web.forms import FormExpired, ModeSwitched
 
 ERROR_HELP = {
@@ -28,8 +28,11 @@ ERROR_HELP = {
     500: "We have logged the error. Try again. If it persists, contact support with the request ID.",
     503: "Part of our service is not responding. No data was lost. Try again shortly.",
 }
+_PORTAL_HELP = {
+    403: "This session can show other pages only. To see this one, open the portal again from where you came."
+}
 _PATHS_OF_PROGRAMS = ("/api/", "/gate")
-_PUBLIC_FRAME = "public.html"
+_PUBLIC_FRAME, _PORTAL_FRAME = "public.html", "portal/_layout.html"
 
 log = get_logger(__name__)
 
@@ -67,12 +70,14 @@ def _error_page(error: ApiError) -> Response:
             organization=g.get("current_organization_name", ""),
             mode=g.principal.mode if isinstance(error, ModeSwitched) else "",
         )
-    request_id = g.get("request_id")
+    request_id, help_texts = g.get("request_id"), ERROR_HELP
+    if portal_mount.is_portal_request():
+        help_texts = {**ERROR_HELP, **_PORTAL_HELP}
     if pages.is_htmx_fragment():
         return Response(f"{error.message} ({request_id})", error.status, mimetype="text/plain")
     values = {
         "error": error,
-        "advice": ERROR_HELP.get(error.status, ERROR_HELP[400]),
+        "advice": help_texts.get(error.status, ERROR_HELP[400]),
         "request_id": request_id,
         "docs_href": docs_path(error.code),
     }
@@ -86,6 +91,8 @@ def _error_page(error: ApiError) -> Response:
 def _frame(error: ApiError) -> str:
     """The layout of the pages around the one that failed; the public one where that cannot be read."""
     principal = g.get("principal")
+    if portal_mount.is_portal_request():
+        return _PORTAL_FRAME
     if principal is None or error.status >= 500:
         return _PUBLIC_FRAME
     if request.path.startswith("/admin") and principal.operator_role is not None:
@@ -101,7 +108,8 @@ def _render_in_frame(frame: str, values: Mapping[str, Any]) -> str:
         except Exception:  # the error must be shown whatever keeps the layout from being read
             log.exception("layout_of_error_page_failed")
             db.session.rollback()
-    return render_template("errors/error.html", frame=_PUBLIC_FRAME, **values)
+    frame = _PORTAL_FRAME if portal_mount.is_portal_request() else _PUBLIC_FRAME
+    return render_template("errors/error.html", frame=frame, **values)
 
 
 def resend_page(
@@ -141,7 +149,11 @@ def _login_response() -> Response:
         return Response("", 204)
     if pages.is_htmx_fragment():
         text = "Your session has ended. Your input is preserved. Submit it to sign in again."
+        if portal_mount.is_portal_request():
+            text = "This session has ended. Open the page again from where you came."
         return Response(text, 401, mimetype="text/plain")
+    if portal_mount.is_portal_request():
+        return pages.render_page("portal/ended.html", status=401)
     if request.method in http.SAFE_METHODS:
         path = request.full_path.rstrip("?")
         return redirect(url_for(setting("LOGIN_ENDPOINT"), next=path), 303)  # type: ignore[return-value]  # werkzeug's own class

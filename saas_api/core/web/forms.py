@@ -139,7 +139,7 @@ def is_same_origin(*, requires_proof: bool = False) -> bool:
 
 def resubmit_url() -> str:
     """Path that a refused form can be submitted to again; empty when another site may have sent it."""
-    return request.path if is_same_origin(requires_proof=True) else ""
+    return request.script_root + request.path if is_same_origin(requires_proof=True) else ""
 
 
 def resubmit_fields() -> list[tuple[str, str]]:

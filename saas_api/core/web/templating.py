@@ -15,7 +15,7 @@ from markupsafe import Markup
 from saas_api.core import access, brand, clock, formatting, ids, time_zones
 from saas_api.core.access import public_view
 from saas_api.core.errors import NotFound
-from saas_api.core.web import compression, forms, pages
+from saas_api.core.web import compression, forms, pages, portal_mount
 from saas_api.core.web.compression import Encoding
 from saas_api.core.web.forms import Form
 
@@ -50,6 +50,9 @@ def init_templates(app: Flask) -> None:
         first_rows=pages.first_rows,
         date_presets=list_date_presets,
         may=can,
+        may_open=can_open,
+        in_portal=portal_mount.is_portal_request,
+        portal_url=portal_mount.page_url,
         plural=pluralize,
     )
     app.add_url_rule("/static/<name>", "static", serve_asset)
@@ -175,6 +178,12 @@ def can(permission: str) -> bool:
     """Whether the signed-in user has a permission and can use it here."""
     principal = g.get("principal")
     return principal is not None and not principal.is_impersonating and access.has_permission(principal, permission)
+
+
+def can_open(permission: str) -> bool:
+    """Whether the caller may open pages that require a permission; an operator who views an organization may, too."""
+    principal = g.get("principal")
+    return principal is not None and access.has_permission(principal, permission)
 
 
 def _time_element(instant: datetime, zone: str, text: str, attributes: str = "") -> Markup:
