@@ -102,9 +102,9 @@ def charge(organization_id: UUID, payment_id: UUID) -> bool:
 
 
 def _is_chargeable(row: sa.Row[tuple[object, ...]]) -> bool:
-    return provider_checks.supports_currency(row.provider, row.currency) and not provider_checks.is_below_minimum(
-        row.provider, row.currency, row.due_minor
-    )
+    """Whether the provider of the default method is configured and takes the amount."""
+    is_offered = row.provider in checkout.list_providers_of(row.currency)
+    return is_offered and not provider_checks.is_below_minimum(row.provider, row.currency, row.due_minor)
 
 
 def _begin(organization_id: UUID, invoice_id: UUID) -> UUID | None:

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from saas_api.billing import period_close, periods, settlement, wallet
 from saas_api.billing.models import GrantKind
@@ -165,6 +166,15 @@ def test_auto_pay_that_is_off_charges_nothing_and_what_was_issued_meanwhile_stay
         body = {"enabled": is_on}
         assert acme.client.put(f"{API}/auto-pay", json=body, headers=acme.owner.headers).json["data"] == body
         jobs.charge_new_invoices()
+    assert acme.rows("SELECT * FROM payments") == []
+
+
+def test_provider_that_is_no_longer_configured_charges_nothing_and_fails_no_job(
+    app: Flask, acme: PayingOrganization, stripe: StripeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_auto_pay(acme, "stripe", stripe)
+    monkeypatch.setitem(app.config, "STRIPE_SECRET_KEY", "")
+    jobs.charge_new_invoices()
     assert acme.rows("SELECT * FROM payments") == []
 
 
