@@ -102,8 +102,15 @@ class CreditEntryReason(StrEnum):
     PAYOUT = "payout"
 
 
+CHARGE_AUTOMATICALLY, SEND_INVOICE = "charge_automatically", "send_invoice"
+"""How invoices are collected: with the default payment method, or by the customer alone."""
+
+
 class BillingProfile(Model):
-    """Billing details and terms of an organization; drafts stay drafts while `on_hold_at` is set."""
+    """Billing details and terms of an organization; drafts stay drafts while `on_hold_at` is set.
+
+    collection: CHARGE_AUTOMATICALLY or SEND_INVOICE
+    """
 
     __tablename__ = "billing_profiles"
 

@@ -94,7 +94,7 @@ def pay(invoice_id: UUID, body: dict[str, Any]) -> Any:
         address = pending.details.get("payment_url")
         if not address:
             raise
-    return _redirect_to_provider(str(address), invoice_id)
+    return redirect_to_provider(str(address), url_for(".show", invoice_id=invoice_id))
 
 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>.pdf')
@@ -126,14 +126,15 @@ def print_page(invoice_id: UUID) -> Response:
     return pages.render_page("dashboard/billing/print.html", document=document, invoice_id=invoice_id)
 
 
-def _redirect_to_provider(address: str, invoice_id: UUID) -> Any:
-    """Redirects to a checkout page, by a page with a link for another origin: browsers block form redirects to it."""
+def redirect_to_provider(address: str, back: str) -> Any:
+    """Redirect to a page of a provider; one of another origin is linked, because browsers block form redirects to it.
+
+    back: path of the page that the form is on
+    """
     target = urlsplit(address)
     if address.startswith(f"{setting('APP_URL')}/") and not portal_mount.is_portal_request():
         return pages.redirect_to(target.path)
-    return pages.render_page(
-        "dashboard/billing/redirect.html", address=address, host=target.hostname, invoice_id=invoice_id
-    )
+    return pages.render_page("dashboard/billing/redirect.html", address=address, host=target.hostname, back=back)
 
 
 def _polling_deadline() -> datetime:

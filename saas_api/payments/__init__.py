@@ -4,11 +4,13 @@ from saas_api.core.domain import Domain
 
 DOMAIN = Domain(
     name="payments",
-    id_prefixes=("pay", "rfd"),
+    id_prefixes=("pay", "pmd", "rfd"),
     system_purposes=(
+        "payments.automatic",
         "payments.dunning",
         "payments.initiate",
         "payments.janitor",
+        "payments.methods",
         "payments.refund",
         "payments.resolve",
         "payments.reverse",

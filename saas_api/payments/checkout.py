@@ -82,11 +82,13 @@ class PaymentRequest:
 
 def list_providers_for(invoice: Invoice) -> list[str]:
     """Names of the configured providers that support the invoice's currency, the preferred one first."""
-    return [
-        name
-        for name in selection.enabled_payment_providers()
-        if provider_checks.supports_currency(name, invoice.currency)
-    ]
+    return list_providers_of(invoice.currency)
+
+
+def list_providers_of(currency: str) -> list[str]:
+    """Names of the configured providers that support a currency, the preferred one first."""
+    enabled = selection.enabled_payment_providers()
+    return [name for name in enabled if provider_checks.supports_currency(name, currency)]
 
 
 def initiate_payment(organization_id: UUID, request: PaymentRequest, actor: Actor) -> Payment:
@@ -182,19 +184,24 @@ def _select_provider(invoice: Invoice, request: PaymentRequest) -> str:
 
 
 def _checkout_request(session: Session, payment: Payment) -> CheckoutRequest:
-    invoice = invoices.get_invoice(session, payment.organization_id, payment.invoice_id)
     contacts = members.list_recipients(
         session, payment.organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True
     )
-    organization = organizations.get_organization(session, payment.organization_id)
     return CheckoutRequest(
         payment_id=payment.id,
         currency=payment.currency,
         amount_minor=payment.amount_minor,
-        description=f"Invoice {invoice.number}, {organization.name}"[:MAX_DESCRIPTION_LENGTH],
+        description=describe_payment(session, payment),
         email=contacts[0].email,
         return_url=f"{setting('APP_URL')}/payments/return/{ids.format_id('pay', payment.id)}",
     )
+
+
+def describe_payment(session: Session, payment: Payment) -> str:
+    """What a payment is for, as its provider shows it to the payer."""
+    invoice = invoices.get_invoice(session, payment.organization_id, payment.invoice_id)
+    organization = organizations.get_organization(session, payment.organization_id)
+    return f"Invoice {invoice.number}, {organization.name}"[:MAX_DESCRIPTION_LENGTH]
 
 
 def _store_checkout(payment: Payment, checkout: CheckoutSession) -> Payment:

@@ -25,6 +25,7 @@ _EXAMPLE: dict[str, Any] = {
     "provider": "stripe",
     "status": "succeeded",
     "invoice_id": "inv_018f3c6a9d2e7a018b4c5d6e7f80dd04",
+    "payment_method_id": None,
     "captured": "29.41",
     "refunded": "0.00",
     "failure_code": None,

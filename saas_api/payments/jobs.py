@@ -3,9 +3,11 @@
 from saas_api.core import clock
 from saas_api.core.jobs import outbox
 from saas_api.core.jobs.schedule import MINUTE, scheduled
-from saas_api.payments import dunning, provider_events, reconciliation, refunds
+from saas_api.payments import automatic, dunning, payment_methods, provider_events, reconciliation, refunds
 from saas_api.payments.payments import RECONCILIATION_JOB
 from saas_api.payments.provider_events import INBOX_JOB
+
+AUTO_PAY_JOB = "payments.automatic"
 
 
 @scheduled(
@@ -20,7 +22,7 @@ def process_inbox() -> None:
 @scheduled(
     RECONCILIATION_JOB,
     every=5 * MINUTE,
-    description="Expire outdated checkout pages, ask providers about payments of unknown outcome, send due refunds.",
+    description="Expire outdated checkout pages, ask providers about undecided payments and methods, send due refunds.",
 )
 def reconcile() -> None:
     """Reconcile payments and send refunds.
@@ -29,15 +31,32 @@ def reconcile() -> None:
     """
     reconciliation.expire_outdated_checkouts(clock.now())
     result = reconciliation.reconcile_pending(clock.now())
+    payment_methods.follow_due(clock.now())
     refunds.process_due_refunds()
     if result.failed:
         raise RuntimeError(f"{len(result.failed)} payments could not be reconciled; see the log")
 
 
 @scheduled(
-    "payments.dunning",
+    AUTO_PAY_JOB,
     every=MINUTE,
     after=INBOX_JOB,
+    description="Charge new invoices of organizations that have a default payment method and auto-pay.",
+)
+def charge_new_invoices() -> None:
+    """Charge new invoices.
+
+    raises: RuntimeError if an invoice raised an error, so that the run counts as failed
+    """
+    result = automatic.charge_new_invoices()
+    if result.failed:
+        raise RuntimeError(f"auto-pay failed for {result.failed} invoices; see the log")
+
+
+@scheduled(
+    "payments.dunning",
+    every=MINUTE,
+    after=AUTO_PAY_JOB,
     description="Take due dunning steps of unpaid invoices, and end the dunning of paid ones.",
 )
 def run_dunning() -> None:

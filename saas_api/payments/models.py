@@ -13,6 +13,7 @@ from saas_api.core import ids
 from saas_api.core.db.engine import Model
 from saas_api.core.db.types import EnumText
 from saas_api.payments.dunning_schedule import DunningAction
+from saas_api.providers.payments import SavedMethod
 
 
 class PaymentStatus(StrEnum):
@@ -28,6 +29,15 @@ class PaymentStatus(StrEnum):
 
 
 PENDING_STATUSES = (PaymentStatus.CREATED, PaymentStatus.PENDING, PaymentStatus.REQUIRES_ACTION)
+
+
+class PaymentMethodStatus(StrEnum):
+    """Status of a saved payment method: `PENDING` while its page at the provider is open."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    CANCELED = "canceled"
+    REMOVED = "removed"
 
 
 class RefundStatus(StrEnum):
@@ -70,6 +80,7 @@ class DunningStepStatus(StrEnum):
 class Payment(Model):
     """One attempt to pay an invoice.
 
+    payment_method_id: the saved one that is charged; None for a checkout
     captured_minor: what the provider collected; `allocated_minor` of it paid the invoice, `excess_minor` went to the
         wallet, `disputed_minor` was withdrawn by a dispute that is open or lost
     """
@@ -79,6 +90,7 @@ class Payment(Model):
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     invoice_id: Mapped[uuid.UUID]
+    payment_method_id: Mapped[uuid.UUID | None]
     provider: Mapped[str] = mapped_column(Text)
     provider_reference: Mapped[str | None] = mapped_column(Text)
     checkout_url: Mapped[str | None] = mapped_column(Text)
@@ -107,6 +119,48 @@ class Payment(Model):
     def payment_url(self) -> str | None:
         """Checkout page of the provider while the payment is pending."""
         return self.checkout_url if self.is_pending else None
+
+
+class PaymentMethod(Model):
+    """A card that a provider keeps for an organization.
+
+    setup_reference, setup_url: of the provider's page that saves it
+    reference, customer_reference: by which the provider charges it; None once the provider has forgotten it
+    charges_from: of a default method: invoices that became final before it are not charged automatically
+    next_check_at: when the provider is asked about the setup, or told to forget the method
+    """
+
+    __tablename__ = "payment_methods"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
+    provider: Mapped[str] = mapped_column(Text)
+    status: Mapped[PaymentMethodStatus] = mapped_column(
+        "state", EnumText(PaymentMethodStatus), server_default=FetchedValue()
+    )
+    setup_reference: Mapped[str | None] = mapped_column(Text)
+    setup_url: Mapped[str | None] = mapped_column(Text)
+    reference: Mapped[str | None] = mapped_column(Text)
+    customer_reference: Mapped[str | None] = mapped_column(Text)
+    brand: Mapped[str | None] = mapped_column(Text)
+    last_four: Mapped[str | None] = mapped_column(Text)
+    expiry_month: Mapped[int | None] = mapped_column(SmallInteger)
+    expiry_year: Mapped[int | None] = mapped_column(SmallInteger)
+    is_default: Mapped[bool] = mapped_column(server_default=FetchedValue())
+    charges_from: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    next_check_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    checks: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+    @property
+    def saved_method(self) -> SavedMethod:
+        """What its provider charges.
+
+        raises: ValueError once the provider has forgotten it
+        """
+        if self.reference is None:
+            raise ValueError("the method is forgotten")
+        return SavedMethod(self.reference, self.customer_reference)
 
 
 class Refund(Model):

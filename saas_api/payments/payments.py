@@ -206,6 +206,14 @@ def expire_payment(organization_id: UUID, payment_id: UUID, code: str) -> None:
             _close(session, payment, PaymentStatus.CANCELED, code)
 
 
+def fail_payment(organization_id: UUID, payment_id: UUID, code: str) -> None:
+    """Fail a pending payment that its provider refused to charge, in a transaction of its own."""
+    with tenancy.system_session("payments.settle") as session:
+        payment = lock_payment(session, organization_id, payment_id)
+        if payment.is_pending:
+            _close(session, payment, PaymentStatus.FAILED, code)
+
+
 @settlement.on_due_change
 def follow_invoice(session: SystemSession, invoice: Invoice) -> None:
     """Follow a change of what is due: in its dunning run, the standing of its organization and its pending payment."""
@@ -216,10 +224,11 @@ def follow_invoice(session: SystemSession, invoice: Invoice) -> None:
 def _cancel_outdated_payment(session: SystemSession, invoice: Invoice) -> None:
     """Cancel the pending payment of an invoice that asks for another amount than is due now.
 
-    Reconciliation expires its page at the provider. Money that was paid on it meanwhile goes into the wallet.
+    Reconciliation expires its page at the provider. Money that was paid on it meanwhile goes into the wallet. The
+    charge of a saved method has no page that could be closed, and may have been accepted: it is settled first.
     """
     payment = find_pending_payment(session, invoice.organization_id, invoice.id)
-    if payment is None or payment.amount_minor == invoice.amount_due_minor:
+    if payment is None or payment.payment_method_id or payment.amount_minor == invoice.amount_due_minor:
         return
     payment = lock_payment(session, payment.organization_id, payment.id)
     if payment.is_pending:

@@ -16,7 +16,7 @@ from saas_api.core.jobs import outbox, queue
 from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, RowResult
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
-from saas_api.payments import payments, provider_checks, reversals
+from saas_api.payments import payment_methods, payments, provider_checks, reversals
 from saas_api.payments.models import ProviderEvent, ProviderEventStatus
 from saas_api.payments.payments import SettlementOutcome
 from saas_api.providers import selection
@@ -156,6 +156,8 @@ def _apply_in_its_cell(
 ) -> SettlementOutcome:
     def apply_in_cell() -> SettlementOutcome | None:
         outcome = apply(provider, reference)
+        if outcome == SettlementOutcome.UNKNOWN:  # a page that saves a method has events like a checkout
+            outcome = payment_methods.settle_setup(provider, reference)
         return None if outcome == SettlementOutcome.UNKNOWN else outcome
 
     return cells.search(apply_in_cell) or SettlementOutcome.UNKNOWN

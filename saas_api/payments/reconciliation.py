@@ -17,7 +17,7 @@ from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.faults import fault_point
 from saas_api.core.jobs import queue
 from saas_api.core.observability import get_logger
-from saas_api.payments import checkout, payments, provider_checks
+from saas_api.payments import automatic, checkout, payments, provider_checks
 from saas_api.payments.checkout import ProviderUnavailable
 from saas_api.payments.models import (
     PENDING_STATUSES,
@@ -141,7 +141,13 @@ def reconcile_pending(at: datetime) -> ReconciliationResult:
 
 
 def _reconcile_payment(payment: Payment) -> None:
-    if payment.checkout_url is None:
+    if payment.payment_method_id and payment.status == PaymentStatus.CREATED:
+        if automatic.charge(payment.organization_id, payment.id):
+            _postpone(payment)
+        else:
+            _schedule_next_check(payment, "provider_unavailable")
+        return
+    if payment.checkout_url is None and payment.payment_method_id is None:
         try:
             checkout.create_checkout_page(payment.organization_id, payment.id)
         except ProviderUnavailable:

@@ -8,7 +8,7 @@ from marshmallow import fields, validate
 from saas_api.core import fields as core_fields
 from saas_api.core import ids
 from saas_api.core.fields import MinorAmount, PageQuery, PrefixedId, StrictSchema, Timestamp
-from saas_api.payments.models import PaymentStatus
+from saas_api.payments.models import PaymentMethodStatus, PaymentStatus
 
 PROVIDERS = ("stripe", "paystack", "mock")
 
@@ -63,6 +63,7 @@ class PaymentOut(InitiatedPaymentOut):
 
     payment_url = fields.String(allow_none=True, metadata={"description": "while it is under way"})
     invoice_id = PrefixedId("inv")
+    payment_method_id = PrefixedId("pmd", allow_none=True, metadata={"description": "the saved one that was charged"})
     captured = MinorAmount(attribute="captured_minor")
     refunded = MinorAmount(attribute="refunded_minor")
     failure_code = fields.String(allow_none=True)
@@ -77,6 +78,37 @@ class PaymentEventOut(PaymentOut):
         """Receivers of events get no checkout page."""
 
         exclude = ("payment_url",)
+
+
+class PaymentMethodOut(StrictSchema):
+    """A saved payment method; it is `pending` until its card is saved at `setup_url`."""
+
+    id = PrefixedId("pmd")
+    provider = fields.String()
+    status = fields.String(validate=validate.OneOf(list(PaymentMethodStatus)))
+    brand = fields.String(allow_none=True, metadata={"example": "visa"})
+    last_four = fields.String(allow_none=True, metadata={"example": "4242"})
+    expiry_month = fields.Integer(allow_none=True, metadata={"example": 12})
+    expiry_year = fields.Integer(allow_none=True, metadata={"example": 2030})
+    is_default = fields.Boolean(metadata={"description": "whether auto-pay charges it"})
+    setup_url = fields.String(
+        allow_none=True,
+        metadata={"description": "where the card is saved, while pending", "example": "https://pay.example/setups/1"},
+    )
+    created_at = Timestamp()
+
+
+class PaymentMethodsOut(StrictSchema):
+    """GET /billing/payment-methods."""
+
+    auto_pay = fields.Boolean(metadata={"description": "whether new invoices are charged to the default method"})
+    payment_methods = fields.List(fields.Nested(PaymentMethodOut()))
+
+
+class AutoPay(StrictSchema):
+    """PUT /billing/auto-pay."""
+
+    enabled = fields.Boolean(required=True)
 
 
 class PaymentsQuery(PageQuery):

@@ -15,6 +15,7 @@ from saas_api.core.db import tenancy
 from saas_api.core.settings import setting
 from saas_api.providers import payments
 from saas_api.providers.payments import (
+    ChargeRequest,
     CheckoutRequest,
     CheckoutSession,
     CheckoutStatus,
@@ -23,6 +24,9 @@ from saas_api.providers.payments import (
     RefundRequest,
     RefundResult,
     Reversals,
+    SavedMethod,
+    SetupRequest,
+    SetupStatus,
     SignatureMismatch,
     VerifiedEvent,
 )
@@ -31,10 +35,29 @@ DELAYED_SETTLEMENT_SECONDS = 30
 MISMATCH_MINOR = 100
 _REFERENCE = re.compile(r"[0-9a-f]{48}")
 CHECKOUT_ACTIONS = ("pay", "decline", "pay_late", "pay_wrong", "cancel")
+SETUP_ACTIONS = ("save", "save_declining", "cancel")
+_EXPIRY_YEAR = 2099
 
 _OPEN = sa.text("""
 INSERT INTO mock_checkouts (reference, payment_id, currency, amount_minor, return_url, description)
 VALUES (:reference, :payment_id, :currency, :amount, :return_url, :description) ON CONFLICT DO NOTHING
+""")
+_CHARGE = sa.text("""
+INSERT INTO mock_checkouts (reference, payment_id, currency, amount_minor, return_url, description, state,
+  captured_minor, failure_code)
+VALUES (:reference, :payment_id, :currency, :amount, '', :description,
+  CASE WHEN :is_declining THEN 'failed' ELSE 'paid' END,
+  CASE WHEN :is_declining THEN 0 ELSE :amount END, CASE WHEN :is_declining THEN 'card_declined' END)
+ON CONFLICT DO NOTHING
+""")
+_OPEN_SETUP = sa.text("""
+INSERT INTO mock_setups (reference, return_url, description) VALUES (:reference, :return_url, :description)
+ON CONFLICT DO NOTHING
+""")
+_FIND_SETUP = sa.text("SELECT * FROM mock_setups WHERE reference = :reference")
+_ACT_ON_SETUP = sa.text("""
+UPDATE mock_setups SET state = :state, is_declining = :is_declining WHERE reference = :reference AND state = 'open'
+RETURNING reference
 """)
 _FIND = sa.text("SELECT * FROM mock_checkouts WHERE reference = :reference")
 _ACT = sa.text("""
@@ -53,6 +76,7 @@ UPDATE mock_checkouts SET refunded_minor = refunded_minor + :amount
 _REVERSE = sa.text("""
 UPDATE mock_checkouts SET returned_minor = :returned, disputed_minor = :disputed WHERE reference = :reference
 """)
+_FORGET = sa.text("UPDATE mock_setups SET state = 'canceled' WHERE reference = :reference")
 
 
 @dataclass(frozen=True)
@@ -70,6 +94,18 @@ class MockCheckoutPage:
     return_url: str
     state: str
     settles_at: datetime | None
+
+
+@dataclass(frozen=True)
+class MockSetupPage:
+    """The read model of the page that saves a card.
+
+    state: "open", "saved" or "canceled"
+    """
+
+    description: str
+    return_url: str
+    state: str
 
 
 @dataclass(frozen=True)
@@ -115,6 +151,50 @@ class MockPaymentProvider:
         values = {"reference": reference, "state": "canceled", "captured": 0, "failure": "expired", "settles_at": None}
         with tenancy.system_session("providers.checkout") as session:
             session.execute(_ACT, values)
+
+    def create_setup(self, request: SetupRequest) -> CheckoutSession:
+        """Create a page that saves a card; a method has one, however often this is called."""
+        reference = _reference(request.method_id)
+        values = {"reference": reference, "return_url": request.return_url, "description": request.description}
+        with tenancy.system_session("providers.checkout") as session:
+            session.execute(_OPEN_SETUP, values)
+        return CheckoutSession(reference, f"{setting('APP_URL')}/payments/mock/setups/{reference}")
+
+    def get_setup(self, reference: str) -> SetupStatus:
+        """Return the status of a setup."""
+        row = _find_setup(reference)
+        if row is None:
+            return SetupStatus("unknown")
+        if row.state != "saved":
+            return SetupStatus(row.state)
+        last_four = "0002" if row.is_declining else "4242"
+        return SetupStatus("succeeded", SavedMethod(f"card_{reference}", None, "visa", last_four, 12, _EXPIRY_YEAR))
+
+    def forget_method(self, method: SavedMethod) -> None:
+        """Charge a card no more."""
+        values = {"reference": method.reference.removeprefix("card_")}
+        with tenancy.system_session("providers.checkout") as session:
+            session.execute(_FORGET, values)
+
+    def charge(self, request: ChargeRequest) -> str:
+        """Charge a card; a payment has one charge, however often this is called."""
+        reference = _reference(request.payment_id)
+        if _find(reference):
+            return reference
+        setup = _find_setup(request.method.reference.removeprefix("card_"))
+        if setup is None or setup.state != "saved":
+            raise ProviderRejected("unknown_method")
+        values = {
+            "reference": reference,
+            "payment_id": request.payment_id,
+            "currency": request.currency,
+            "amount": request.amount_minor,
+            "description": request.description,
+            "is_declining": setup.is_declining,
+        }
+        with tenancy.system_session("providers.checkout") as session:
+            session.execute(_CHARGE, values)
+        return reference
 
     def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:
         """Verify and read an event."""
@@ -186,6 +266,29 @@ def submit_action(reference: str, action: str) -> SignedEvent | None:
     return new_event(f"checkout.{kind}", reference)
 
 
+def find_setup(reference: str) -> MockSetupPage | None:
+    """Return a page that saves a card, or None for an unknown reference."""
+    row = _find_setup(reference)
+    return MockSetupPage(row.description, row.return_url, row.state) if row else None
+
+
+def submit_setup(reference: str, action: str) -> SignedEvent | None:
+    """Do what a customer chose on the page that saves a card.
+
+    action: one of SETUP_ACTIONS
+    returns: the event to deliver; None for a setup that is unknown or ended
+    """
+    values = {
+        "reference": reference,
+        "state": "canceled" if action == "cancel" else "saved",
+        "is_declining": action == "save_declining",
+    }
+    with tenancy.system_session("providers.checkout") as session:
+        if session.execute(_ACT_ON_SETUP, values).first() is None:
+            return None
+    return new_event("checkout.canceled" if action == "cancel" else "checkout.completed", reference)
+
+
 def submit_reversal(reference: str, *, returned_minor: int = 0, disputed_minor: int = 0) -> SignedEvent:
     """Do what happens at a provider: refund a part of a checkout there, or open, lower or end a dispute of it.
 
@@ -209,6 +312,13 @@ def _reference(payment_id: UUID) -> str:
 
 def _sign(body: bytes) -> str:
     return crypto.hmac_hex("payments.mock.event", body.decode("latin-1"))
+
+
+def _find_setup(reference: str) -> Any:
+    if not _REFERENCE.fullmatch(reference):
+        return None
+    with tenancy.system_session("providers.checkout") as session:
+        return session.execute(_FIND_SETUP, {"reference": reference}).first()
 
 
 def _find(reference: str) -> Any:

@@ -73,11 +73,67 @@ class CheckoutStatus:
 
 
 @dataclass(frozen=True)
+class SetupRequest:
+    """A payment method to save on a page of the provider.
+
+    method_id: also the idempotency key
+    currency: of the payments to come
+    """
+
+    method_id: UUID
+    currency: str
+    description: str
+    email: str
+    return_url: str
+
+
+@dataclass(frozen=True)
+class SavedMethod:
+    """A payment method that the provider keeps; it can be charged with these references only.
+
+    brand, last_four, expiry_month, expiry_year: None where the provider names none
+    """
+
+    reference: str
+    customer_reference: str | None = None
+    brand: str | None = None
+    last_four: str | None = None
+    expiry_month: int | None = None
+    expiry_year: int | None = None
+
+
+@dataclass(frozen=True)
+class SetupStatus:
+    """The status of a setup at its provider.
+
+    kind: "open", "succeeded", "canceled" or "unknown"
+    method: when it succeeded
+    """
+
+    kind: str
+    method: SavedMethod | None = None
+
+
+@dataclass(frozen=True)
+class ChargeRequest:
+    """A payment to collect with a saved method.
+
+    payment_id: also the idempotency key
+    """
+
+    payment_id: UUID
+    currency: str
+    amount_minor: int
+    description: str
+    method: SavedMethod
+
+
+@dataclass(frozen=True)
 class VerifiedEvent:
     """An event whose signature was verified.
 
     event_id: the same when the provider sends the event again
-    reference: of its checkout, or what `get_reversals` takes; None when the event is about neither
+    reference: of its checkout or setup, or what `get_reversals` takes; None when the event is about neither
     """
 
     event_id: str
@@ -125,7 +181,7 @@ class Reversals:
 
 
 class PaymentProvider(Protocol):
-    """Collects payments on a page of its own."""
+    """Collects payments on a page of its own, and with payment methods that were saved there."""
 
     def reference(self, payment_id: UUID) -> str | None:
         """Return the reference that a checkout will have; None when the provider assigns it."""
@@ -146,6 +202,31 @@ class PaymentProvider(Protocol):
         """Close the page of a checkout, as far as the provider can; `get_status` says whether it was paid before.
 
         raises: ProviderUnreachable
+        """
+
+    def create_setup(self, request: SetupRequest) -> CheckoutSession:
+        """Create a page on which a payment method is saved.
+
+        raises: ProviderUnreachable, ProviderRejected
+        """
+
+    def get_setup(self, reference: str) -> SetupStatus:
+        """Return the status of a setup.
+
+        raises: ProviderUnreachable
+        """
+
+    def forget_method(self, method: SavedMethod) -> None:
+        """Let the provider charge a saved method no more; one that it does not know is no error.
+
+        raises: ProviderUnreachable
+        """
+
+    def charge(self, request: ChargeRequest) -> str:
+        """Charge a saved method once, however often this is called for a payment.
+
+        returns: the reference under which `get_status` knows the payment, also of one that was declined
+        raises: ProviderUnreachable, ProviderRejected when nothing was charged
         """
 
     def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:

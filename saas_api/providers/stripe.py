@@ -10,6 +10,7 @@ from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.providers import payments
 from saas_api.providers.payments import (
+    ChargeRequest,
     CheckoutRequest,
     CheckoutSession,
     CheckoutStatus,
@@ -19,6 +20,9 @@ from saas_api.providers.payments import (
     RefundRequest,
     RefundResult,
     Reversals,
+    SavedMethod,
+    SetupRequest,
+    SetupStatus,
     SignatureMismatch,
     VerifiedEvent,
 )
@@ -28,6 +32,7 @@ log = get_logger(__name__)
 TIMEOUT_SECONDS = (3, 10)
 SIGNATURE_TOLERANCE_SECONDS = 300
 _CHECKOUT_EVENT_PREFIX = "checkout.session."
+_INTENT_PREFIX = "pi_"
 _TAKING_DISPUTE_STATUSES = ("needs_response", "under_review", "lost")
 """Stripe has withdrawn the money of these; an inquiry (`warning_...`) takes none, and `won` gave it back."""
 _FAILED_INTENT_STATUSES = ("requires_payment_method", "canceled")
@@ -65,7 +70,9 @@ class Stripe:
         return CheckoutSession(str(session.id), str(session.url))
 
     def get_status(self, reference: str) -> CheckoutStatus:
-        """Return the status of a session and its payment intent."""
+        """Return the status of a session and its payment intent, or of an intent that charged a saved method."""
+        if reference.startswith(_INTENT_PREFIX):
+            return _intent_status(reference)
         try:
             session = _call("retrieve", lambda sessions: sessions.retrieve(reference, {"expand": ["payment_intent"]}))
         except ProviderRejected as refusal:
@@ -80,16 +87,82 @@ class Stripe:
             received = intent.amount_received if intent else session.amount_total
             return CheckoutStatus("succeeded", reference, currency, int(received))
         if session.status == "complete" and intent and intent.status in _FAILED_INTENT_STATUSES:
-            error = getattr(intent, "last_payment_error", None)
-            return CheckoutStatus(
-                "failed", reference, currency, failure_code=str(getattr(error, "code", None) or "declined")
-            )
+            return CheckoutStatus("failed", reference, currency, failure_code=_failure_code(intent))
         return CheckoutStatus("open", reference, currency)
 
     def expire_checkout(self, reference: str) -> None:
         """Expire a session; Stripe refuses that for one that is complete or expired."""
         with suppress(ProviderRejected):
             _call("expire", lambda sessions: sessions.expire(reference))
+
+    def create_setup(self, request: SetupRequest) -> CheckoutSession:
+        """Create a Checkout Session that saves a card with a customer of its own; a method always gets the same one."""
+        parameters = {
+            "mode": "setup",
+            "payment_method_types": ["card"],
+            "customer_creation": "always",
+            "customer_email": request.email,
+            "client_reference_id": request.method_id.hex,
+            "success_url": request.return_url,
+            "cancel_url": request.return_url,
+        }
+        options = _idempotency_key(request.method_id.hex)
+        session = _call("setup", lambda sessions: sessions.create(parameters, options=options))
+        if not session.url:
+            raise ProviderUnreachable("a session without an address")
+        return CheckoutSession(str(session.id), str(session.url))
+
+    def get_setup(self, reference: str) -> SetupStatus:
+        """Return the status of a session that saves a card."""
+        expand = {"expand": ["setup_intent.payment_method"]}
+        try:
+            session = _call("retrieve", lambda sessions: sessions.retrieve(reference, expand))
+        except ProviderRejected as refusal:
+            if refusal.code == "resource_missing":
+                return SetupStatus("unknown")
+            raise ProviderUnreachable(refusal.code) from refusal
+        if session.status != "complete":
+            return SetupStatus("canceled" if session.status == "expired" else "open")
+        method = session.setup_intent.payment_method
+        card = method.card
+        return SetupStatus(
+            "succeeded",
+            SavedMethod(
+                str(method.id), str(session.customer), str(card.brand), str(card.last4), card.exp_month, card.exp_year
+            ),
+        )
+
+    def forget_method(self, method: SavedMethod) -> None:
+        """Detach a card; Stripe refuses that for one that is detached or unknown."""
+        with suppress(ProviderRejected):
+            _call_provider("detach", lambda client: client.v1.payment_methods.detach(method.reference))
+
+    def charge(self, request: ChargeRequest) -> str:
+        """Confirm a payment intent once, even after Stripe has forgotten the idempotency key, which is a day."""
+        customer, payment_id = request.method.customer_reference, request.payment_id.hex
+        if intent := _find_intent(customer, payment_id):
+            return str(intent.id)
+        parameters = {
+            "amount": request.amount_minor,
+            "currency": request.currency.lower(),
+            "customer": customer,
+            "payment_method": request.method.reference,
+            "payment_method_types": ["card"],
+            "confirm": True,
+            "off_session": True,
+            "description": request.description,
+            "metadata": {"payment_id": payment_id},
+        }
+        options = _idempotency_key(payment_id)
+        try:
+            intent = _call_provider(
+                "charge", lambda client: client.v1.payment_intents.create(parameters, options=options)
+            )
+        except ProviderRejected:  # a declined card leaves an intent, which says why
+            intent = _find_intent(customer, payment_id)
+            if intent is None:
+                raise
+        return str(intent.id)
 
     def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:
         """Verify and parse an event. The SDK rejects old timestamps; those of the future are rejected here."""
@@ -114,7 +187,7 @@ class Stripe:
         except ProviderRejected as refusal:
             raise ProviderUnreachable(refusal.code) from refusal
         return Reversals(
-            str(sessions.data[0].id) if sessions.data else "",
+            str(sessions.data[0].id) if sessions.data else reference,
             {
                 str(refund.id): int(refund.amount)
                 for refund in refunds.data
@@ -125,8 +198,7 @@ class Stripe:
 
     def refund(self, request: RefundRequest) -> RefundResult:
         """Refund the payment of a session once, even after Stripe has forgotten the idempotency key, which is a day."""
-        session = _call("retrieve", lambda sessions: sessions.retrieve(request.reference))
-        intent = str(session.payment_intent)
+        intent = _paid_intent(request.reference)
         refund = _find_refund(intent, request.key)
         if refund is None:
             parameters = {"payment_intent": intent, "amount": request.amount_minor, "metadata": {"refund": request.key}}
@@ -135,6 +207,40 @@ class Stripe:
             )
         kind = {"succeeded": "succeeded", "failed": "failed", "canceled": "failed"}.get(str(refund.status), "pending")
         return RefundResult(kind, str(refund.id))
+
+
+def _intent_status(reference: str) -> CheckoutStatus:
+    try:
+        intent = _call_provider("intent", lambda client: client.v1.payment_intents.retrieve(reference))
+    except ProviderRejected as refusal:
+        if refusal.code == "resource_missing":
+            return CheckoutStatus("unknown", reference)
+        raise ProviderUnreachable(refusal.code) from refusal
+    reference, currency = str(intent.id), str(intent.currency or "").upper()
+    if intent.status == "succeeded":
+        return CheckoutStatus("succeeded", reference, currency, int(intent.amount_received))
+    if intent.status in (*_FAILED_INTENT_STATUSES, "requires_action"):  # nobody is there to act
+        return CheckoutStatus("failed", reference, currency, failure_code=_failure_code(intent))
+    return CheckoutStatus("open", reference, currency)
+
+
+def _failure_code(intent: Any) -> str:
+    error = getattr(intent, "last_payment_error", None)
+    return str(getattr(error, "code", None) or "declined")
+
+
+def _find_intent(customer: str | None, payment_id: str) -> Any:
+    """The intent of a payment, among the newest of its customer, who has one card only."""
+    filters = {"customer": customer, "limit": 100}
+    intents = _call_provider("intents", lambda client: client.v1.payment_intents.list(filters))
+    return next((one for one in intents.data if getattr(one.metadata, "payment_id", None) == payment_id), None)
+
+
+def _paid_intent(reference: str) -> str:
+    """Id of the payment intent of a checkout session; one that charged a saved method is its own."""
+    if reference.startswith(_INTENT_PREFIX):
+        return reference
+    return str(_call("retrieve", lambda sessions: sessions.retrieve(reference)).payment_intent)
 
 
 def _of_intent(intent: str) -> dict[str, Any]:

@@ -75,7 +75,10 @@ PUBLIC = {
     "payments.receive_event",
     "payments.receive_from_paystack",
     "payments.receive_from_stripe",
+    "payments_pages.setup_page",
+    "payments_pages.setup_return_page",
     "payments_pages.submit_checkout",
+    "payments_pages.submit_setup",
     "payments_pages.checkout_page",
     "payments_pages.return_page",
     "static",
@@ -89,6 +92,7 @@ TAKES_NOTHING = {
     "billing.send_invoice",
     "holds.release",
     "messages.cancel",
+    "payments.set_default_payment_method",
     "webhooks.replay_event",
     "webhooks.resend_delivery",
 }

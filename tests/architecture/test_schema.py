@@ -32,6 +32,7 @@ WITHOUT_MODEL = {
     "mails",
     "mock_checkouts",
     "mock_sends",
+    "mock_setups",
     "moved_numbers",
     "organization_cells",
     "status_days",
@@ -90,6 +91,7 @@ ROWS = {
     " VALUES ('{org}', '{x}', '{x}', 1, now())",
     "payments": "(organization_id, invoice_id, provider, initiated_by, currency, amount_minor)"
     " VALUES ('{org}', '{x}', 'mock', 'customer', 'USD', 1)",
+    "payment_methods": "(organization_id, id, provider, created_at) VALUES ('{org}', '{x}', 'mock', now())",
     "refunds": "(organization_id, payment_id, credit_note_id, amount_minor) VALUES ('{org}', '{x}', '{x}', 1)",
     "dunning_runs": "(organization_id, invoice_id, policy, started_at) VALUES ('{org}', '{x}', '{{}}', now())",
     "dunning_steps": "(organization_id, run_id, ordinal, day, run_at, action)"

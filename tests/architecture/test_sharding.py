@@ -21,6 +21,7 @@ PLATFORM_KEYS = {
     "organizations_external_id_key": "a service names an organization by its own id",
     "organizations_pkey": "it is the organization's id",
     "organizations_slug_key": "a name in addresses is taken once",
+    "payment_methods_setup": "an event of a provider names a page without its organization, and saves one method",
     "payments_reference": "an event of a provider names a payment without its organization, and pays once",
 }
 """Unique keys without the organization, with the reason."""

@@ -26,6 +26,7 @@ NO_PAGES = {
     "/gate": "for proxies",
     "/healthz": "for machines",
     "/metrics": "for machines",
+    "/payments/setups/": "leads to the payment methods",
     "/portal/open": "needs a link; tested in test_portal",
     "/readyz": "for machines",
     "/version": "for machines",
@@ -69,6 +70,7 @@ _QUERIES = {
     "version_id": "SELECT 'pro@1'",
     "name": "SELECT name FROM services WHERE revoked_at IS NULL ORDER BY name LIMIT 1",
     "reference": "SELECT provider_reference FROM payments ORDER BY created_at DESC LIMIT 1",
+    "setup_reference": "SELECT reference FROM mock_setups LIMIT 1",
     "mail_id": f"SELECT id FROM mails WHERE {_OWN} ORDER BY created_at DESC LIMIT 1",
     "grt": f"SELECT id FROM credit_grants WHERE {_OWN} AND kind = 'promotional' LIMIT 1",
     "request_id": f"SELECT request_id FROM request_log WHERE {_OWN} ORDER BY status DESC, at DESC LIMIT 1",
@@ -87,6 +89,7 @@ _ARGUMENT = re.compile(
     r"""<(?:id\("(?P<prefix>\w+)"\):|any\((?P<options>[^)]*)\):|\w+:)?(?P<name>\w+)>""",
 )
 WITHOUT_DEMO_DATA = {
+    "/payments/mock/setups/<setup_reference>": "no card is saved in the demo",
     '/admin/refunds/<id("rfd"):refund_id>/paid-back': "no refund failed in the demo",
     '/admin/refunds/<id("rfd"):refund_id>/retry': "the same",
     '/admin/refunds/<id("rfd"):refund_id>/to-wallet': "the same",

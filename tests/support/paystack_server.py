@@ -19,6 +19,8 @@ class PaystackServer(FakeProvider):
     def __init__(self) -> None:
         super().__init__()
         self.transactions: dict[str, dict[str, Any]] = {}
+        self.deactivated: set[str] = set()
+        self.declines = False
         self.refunds: list[dict[str, Any]] = []
         self.disputes: list[dict[str, Any]] = []
 
@@ -29,13 +31,16 @@ class PaystackServer(FakeProvider):
         fields = orjson.loads(body) if body else {}
         if (method, address.path) == ("POST", "/transaction/initialize"):
             return self._initialize(fields)
+        if "authorization_code" in fields:
+            return self._saved_card(address.path, fields)
         if method == "GET" and address.path.startswith("/transaction/verify/"):
             return self._verify(address.path.rpartition("/")[2])
         if address.path == "/refund":
             return self._refund(method, fields, address.query)
-        if address.path == "/dispute":
-            return 200, {**_OUTER, "data": self.disputes}
-        return 404, {"status": False, "message": "Not found"}
+        is_known = address.path == "/dispute"
+        return (
+            (200, {**_OUTER, "data": self.disputes}) if is_known else (404, {"status": False, "message": "Not found"})
+        )
 
     def _verify(self, reference: str) -> tuple[int, Any]:
         if reference not in self.transactions:
@@ -63,6 +68,24 @@ class PaystackServer(FakeProvider):
         }
         address = f"https://checkout.paystack.example/{reference}"
         return 200, {**_OUTER, "data": {"authorization_url": address, "access_code": "x", "reference": reference}}
+
+    def _saved_card(self, path: str, fields: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/customer/deactivate_authorization":
+            self.deactivated.add(fields["authorization_code"])
+            return 200, {"status": True, "message": "Authorization has been deactivated"}
+        if fields["authorization_code"] in self.deactivated:
+            return 400, {"status": False, "message": "Authorization code is inactive"}
+        status, answer = self._initialize(fields)
+        if status == 200:
+            self.finish(fields["reference"], "failed" if self.declines else "success")
+            answer = {**_OUTER, "data": self.transactions[fields["reference"]]}
+        return status, answer
+
+    def save_card(self, reference: str) -> None:
+        """Pay the small amount that saves a card, as the payer does."""
+        card = {"brand": "visa", "last4": "4081", "exp_month": "12", "exp_year": "2030", "reusable": True}
+        authorization = {"authorization_code": f"AUTH_{reference[:8]}", **card}
+        self.finish(reference, authorization=authorization, customer={"email": "alice@acme.example"})
 
     def finish(self, reference: str, status: str = "success", **changes: Any) -> None:
         """End a transaction with a status."""

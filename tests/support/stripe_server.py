@@ -20,6 +20,9 @@ class StripeServer(FakeProvider):
     def __init__(self) -> None:
         super().__init__()
         self.sessions: dict[str, dict[str, Any]] = {}
+        self.intents: dict[str, dict[str, Any]] = {}
+        self.detached: set[str] = set()
+        self.declines_with: str | None = None
         self.refunds: dict[str, dict[str, Any]] = {}
         self.disputes: list[dict[str, Any]] = []
         self.refund_status = "succeeded"
@@ -38,7 +41,9 @@ class StripeServer(FakeProvider):
 
     def _route(self, method: str, address: Any, form: dict[str, str]) -> tuple[int, Any]:
         if method == "POST" and address.path == "/v1/checkout/sessions":
-            return 200, self._create(form)
+            return 200, self._create_setup(form) if form["mode"] == "setup" else self._create(form)
+        if address.path.startswith(("/v1/payment_intents", "/v1/payment_methods")):
+            return self._saved_card(method, address, form)
         if method == "POST" and address.path == "/v1/refunds":
             return 200, self._refund(form)
         if method == "GET" and address.path in {"/v1/refunds", "/v1/disputes", "/v1/checkout/sessions"}:
@@ -97,6 +102,64 @@ class StripeServer(FakeProvider):
             "url": f"https://checkout.stripe.example/c/pay/{name}",
         }
         return self.sessions[name]
+
+    def _create_setup(self, form: dict[str, str]) -> dict[str, Any]:
+        name = f"cs_test_{len(self.sessions) + 1:08d}"
+        self.sessions[name] = {
+            "id": name,
+            "object": "checkout.session",
+            "mode": "setup",
+            "status": "open",
+            "customer": None,
+            "customer_email": form["customer_email"],
+            "payment_intent": None,
+            "setup_intent": None,
+            "url": f"https://checkout.stripe.example/c/setup/{name}",
+        }
+        return self.sessions[name]
+
+    def save_card(self, name: str) -> None:
+        """Save a card on the page of a setup session, as the payer does."""
+        card = {"brand": "visa", "last4": "4242", "exp_month": 12, "exp_year": 2030}
+        method = {"id": f"pm_{name}", "object": "payment_method", "card": card}
+        intent = {"id": f"seti_{name}", "object": "setup_intent", "status": "succeeded", "payment_method": method}
+        self.sessions[name].update(status="complete", customer=f"cus_{name}", setup_intent=intent)
+
+    def _saved_card(self, method: str, address: Any, form: dict[str, str]) -> tuple[int, Any]:
+        if match := re.fullmatch(r"/v1/payment_methods/(\w+)/detach", address.path):
+            self.detached.add(match[1])
+            return 200, {"id": match[1], "object": "payment_method"}
+        return self._intent(method, address, form)
+
+    def _intent(self, method: str, address: Any, form: dict[str, str]) -> tuple[int, Any]:
+        name = address.path.removeprefix("/v1/payment_intents").strip("/")
+        if name:
+            known = name in self.intents
+            return (200, self.intents[name]) if known else (404, _error("No such intent", "x", "resource_missing"))
+        if method == "GET":
+            customer = dict(parse_qsl(address.query))["customer"]
+            data = [one for one in self.intents.values() if one["customer"] == customer]
+            return 200, {"object": "list", "url": address.path, "has_more": False, "data": data}
+        if form["payment_method"] in self.detached:
+            return 400, _error("The payment method is detached.", "invalid_request_error", "payment_method_detached")
+        return self._charge(form)
+
+    def _charge(self, form: dict[str, str]) -> tuple[int, Any]:
+        name, code = f"pi_{len(self.intents) + 1}", self.declines_with
+        self.intents[name] = {
+            "id": name,
+            "object": "payment_intent",
+            "status": "requires_payment_method" if code else "succeeded",
+            "amount_received": 0 if code else int(form["amount"]),
+            "currency": form["currency"],
+            "customer": form["customer"],
+            "payment_method": form["payment_method"],
+            "metadata": {"payment_id": form["metadata[payment_id]"]},
+            "last_payment_error": {"code": code} if code else None,
+        }
+        if code:
+            return 402, _error("Your card was declined.", "card_error", code)
+        return 200, self.intents[name]
 
     def _refund(self, form: dict[str, str]) -> dict[str, Any]:
         name = f"re_{len(self.refunds) + 1}"
