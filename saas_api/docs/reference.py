@@ -154,7 +154,7 @@ def _order(path: str, method: str, spec: Mapping[str, Any]) -> tuple[int, str, i
     tag, short = spec["tags"][0], path.removeprefix("/api/v1")
     topic = list(TITLES).index(tag) if tag in TITLES else len(TITLES)
     place = next((i for i, start in enumerate(_PATHS) if short == start or short.startswith(f"{start}/")), len(_PATHS))
-    is_item = "{" in path
+    is_item = "{" in path or short.endswith(("/cancel", "/revoke", "/resend"))  # acts on several
     rank = {"post": 4 if is_item else 0, "get": 2 if is_item else 1, "patch": 3, "put": 3, "delete": 5}[method]
     return topic, tag, place, "" if place < len(_PATHS) else short, rank
 

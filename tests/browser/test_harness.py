@@ -39,8 +39,18 @@ def test_forbidden_behaviour_of_a_page_is_recorded(window: Window) -> None:
     assert "requested another host: http://127.0.0.2:9/" in take_problems(window)
 
 
+_GROUNDS = """() => ["body", "#swagger-ui .swagger-ui"].map((selector) =>
+  getComputedStyle(document.querySelector(selector)).backgroundColor).join(" ")"""
+
+
 def test_api_reference_works_offline(open_window: OpenWindow) -> None:
     window = open_window()
     window.open("/docs/explorer")
     window.page.locator("#swagger-ui .opblock").first.wait_for()
     window.inspect()
+    grounds = set()
+    for theme in ("light", "dark"):
+        window.theme(theme)
+        window.check_accessibility()
+        grounds.add(window.page.evaluate(_GROUNDS))
+    assert len(grounds) == 2, "the explorer follows the theme of the system"

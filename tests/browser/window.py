@@ -25,8 +25,12 @@ Theme = Literal["light", "dark"]
 
 _STATUS = re.compile(r"status of (\d{3})")
 _TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+# A part that a poll replaces while axe reads the page leaves it elements without text, such as an empty heading.
 _AXE = """async (options) => {
+  const hold = (event) => { event.detail.shouldSwap = false; };
+  document.addEventListener("htmx:beforeSwap", hold);
   const result = await axe.run({exclude: [["#swagger-ui"]]}, options);
+  document.removeEventListener("htmx:beforeSwap", hold);
   return result.violations.map(({id, impact, nodes}) =>
     id + " (" + impact + "): " + nodes.map((node) => node.target.join(" ")).slice(0, 5).join(", "));
 }"""

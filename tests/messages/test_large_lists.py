@@ -23,6 +23,13 @@ SELECT %s, gen_random_uuid(), CASE n %% 1000 WHEN 0 THEN 'test' ELSE 'live' END,
   CASE n %% 1000 WHEN 1 THEN 'failed' WHEN 2 THEN 'canceled' ELSE 'delivered' END, at, at, 'USD'
 FROM generate_series(0, 19999) n, LATERAL (SELECT %s + n * interval '1 minute') t (at)"""
 
+_QUEUED = """
+INSERT INTO messages (organization_id, id, mode, channel, recipient, body, status, lease_token, accepted_at, next_at,
+  currency)
+SELECT %s, gen_random_uuid(), 'live', 'sms', '+4742123456', 'Hello', CASE n WHEN 0 THEN 'sending' ELSE 'queued' END,
+  CASE n WHEN 0 THEN gen_random_uuid() END, at, at, 'USD'
+FROM generate_series(0, 19999) n, LATERAL (SELECT %s + n * interval '1 minute') t (at)"""
+
 
 @pytest.fixture
 def acme(context: Flask, superuser: Any) -> BillingOrganization:
@@ -61,6 +68,16 @@ def test_messages_of_each_status_are_counted_without_reading_the_others(app: Fla
         test = messages.count_by_status(session, acme.id, MessageFilter(mode="test"))
     assert live == {**none, "delivered": 1001, "failed": 20, "canceled": 20}
     assert test == {**none, "delivered": 20, "failed": 0, "canceled": 0}
+    assert sum(scan.rows_read for scan in scans) < ROWS / 10
+
+
+def test_long_queue_is_not_read_to_count_it(app: Flask, acme: BillingOrganization, superuser: Any) -> None:
+    """Another organization waits with 20,000 messages, one of which is being sent."""
+    other = create_organization("Other")
+    insert_rows(superuser, "messages", _QUEUED, str(other.id), day(1))
+    with collect_scans(app, "messages") as scans, other.transaction() as session:
+        counts = messages.count_by_status(session, other.id, MessageFilter(mode="live"))
+    assert counts == {"queued": 1001, "sent": 0, "delivered": 0, "failed": 0, "canceled": 0}
     assert sum(scan.rows_read for scan in scans) < ROWS / 10
 
 

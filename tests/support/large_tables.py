@@ -35,3 +35,22 @@ def insert_rows(superuser: Any, table: str, statement: str, *parameters: Any) ->
         if is_plain:  # an index that rows of other tests have left large would cost more than all rows of the table
             cursor.execute(f"REINDEX TABLE {table}")
         cursor.execute(f"ANALYZE {table}")
+
+
+def copy_row(superuser: Any, table: str, changes: str, count: int) -> None:
+    """Insert copies of a row of a table that has at least one.
+
+    changes: what differs in each, as arguments of jsonb_build_object; `t` is the row, `n` a number from 1 on
+    """
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute(
+            """SELECT string_agg(quote_ident(attname), ', ') FROM pg_attribute WHERE attrelid = %s::regclass
+              AND attnum > 0 AND NOT attisdropped AND attgenerated = '' AND attidentity = ''""",
+            [table],
+        )
+        [columns] = cursor.fetchone()
+    statement = f"""INSERT INTO {table} ({columns})
+      SELECT {", ".join(f"r.{column}" for column in columns.split(", "))}
+      FROM (SELECT first AS t FROM {table} first LIMIT 1) base, generate_series(1, {count}) n,
+        LATERAL jsonb_populate_record(t, jsonb_build_object({changes})) r"""
+    insert_rows(superuser, table, statement)

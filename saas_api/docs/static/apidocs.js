@@ -1,5 +1,15 @@
 "use strict";
 
+/* Swagger UI is dark by a class of its own; it follows the reader's theme, and the system's where none is chosen. */
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+const setTheme = () => {
+  const root = document.documentElement;
+  const isDark = root.dataset.theme === "dark" || (root.dataset.theme === "system" && prefersDark.matches);
+  root.classList.toggle("dark-mode", isDark);
+};
+prefersDark.addEventListener("change", setTheme);
+setTheme();
+
 /* The API key that was typed on this page. It stays in memory, and every document of the reference gets it. */
 let apiKey = null;
 
