@@ -125,6 +125,26 @@ SELECT o.id, o.name, r.currency, r.net_minor, r.recent_minor, r.earlier_minor
 FROM ranked r JOIN organizations o ON o.id = r.organization_id"""
 _TOP_CUSTOMERS = f"{_CUSTOMERS} WHERE by_revenue <= :most AND net_minor > 0 ORDER BY currency, by_revenue"
 _FADING_CUSTOMERS = f"""{_CUSTOMERS} WHERE by_decline <= :most AND is_fading ORDER BY currency, by_decline"""
+# A cohort's organizations had their first invoice above 0 in its month; each month counts those with net revenue in it.
+_COHORTS = f"""{_ENTRIES},
+firsts AS (
+  SELECT organization_id, currency, date_trunc('month', min(finalized_at) AT TIME ZONE 'UTC')::date AS cohort
+  FROM invoices WHERE state NOT IN ('draft', 'void') AND total_minor > 0
+    AND (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)
+  GROUP BY 1, 2),
+cohorts AS (
+  SELECT cohort, currency, count(*) AS organizations FROM firsts WHERE cohort = ANY (CAST(:months AS date[]))
+  GROUP BY 1, 2),
+revenue AS (
+  SELECT f.cohort, f.currency, date_trunc('month', e.at AT TIME ZONE 'UTC')::date AS month, f.organization_id,
+    sum(e.minor) AS minor
+  FROM firsts f JOIN entries e ON e.organization_id = f.organization_id AND e.currency = f.currency
+  GROUP BY 1, 2, 3, 4)
+SELECT c.cohort, c.currency, c.organizations, m.month, count(r.minor) FILTER (WHERE r.minor > 0) AS paying,
+  coalesce(sum(r.minor), 0)::bigint AS net_minor
+FROM cohorts c JOIN unnest(CAST(:months AS date[])) AS m (month) ON m.month >= c.cohort
+LEFT JOIN revenue r ON r.cohort = c.cohort AND r.currency = c.currency AND r.month = m.month
+GROUP BY 1, 2, 3, 4 ORDER BY 2, 1, 4"""
 _PAYMENTS = """
 SELECT provider, currency, count(*) FILTER (WHERE state = 'succeeded' AND created_at >= :payments_since) AS recent_paid,
   count(*) FILTER (WHERE state = 'failed' AND created_at >= :payments_since) AS recent_failed,
@@ -210,6 +230,16 @@ FIGURES: Mapping[str, Figure] = {
     ),
     "top-customers": Figure(sa.text(_TOP_CUSTOMERS), _CUSTOMER_COLUMNS),
     "fading-customers": Figure(sa.text(_FADING_CUSTOMERS), _CUSTOMER_COLUMNS),
+    "cohorts": Figure(
+        sa.text(_COHORTS),
+        {
+            "cohort": lambda row: row.cohort,
+            **_MONTH_COLUMNS,
+            "organizations": lambda row: row.organizations,
+            "paying_organizations": lambda row: row.paying,
+            "net_revenue": _minor("net_minor"),
+        },
+    ),
     "payments": Figure(
         sa.text(_PAYMENTS),
         {
@@ -256,6 +286,20 @@ class Split:
     last_month_minor: int
     total_minor: int
     share: Decimal | None
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Organizations that paid first in one month.
+
+    month: first day
+    organizations: their number
+    months: rows of the figure "cohorts", from the first month to the running one
+    """
+
+    month: date
+    organizations: int
+    months: Sequence[Any]
 
 
 class RevenueQuery(StrictSchema):
@@ -369,6 +413,7 @@ def index() -> Response:
         net_revenue_chart=net_revenue_chart(shown["net-revenue"], currency) if shown["net-revenue"] else None,
         splits_of={name: _splits(shown[name], list_months(now)) for name in ("plans", "meters")},
         since=_first_month(shown),
+        cohorts=list_cohorts(shown["cohorts"]),
         overdue_minor=sum(row.due_minor for row in shown["overdue"]),
         payment_success=_share(sum(row.recent_paid for row in payments), sum(row.recent_failed for row in payments)),
         share=_share,
@@ -410,6 +455,17 @@ def _splits(rows: Sequence[Any], months: Sequence[date]) -> list[Split]:
         for name, by_month in amounts.items()
     ]
     return sorted(splits, key=lambda split: (-split.total_minor, split.name))
+
+
+def list_cohorts(rows: Sequence[Any]) -> list[Cohort]:
+    """Cohorts, the newest first.
+
+    rows: of the figure "cohorts" in one currency
+    """
+    by_month: dict[date, list[Any]] = {}
+    for row in rows:
+        by_month.setdefault(row.cohort, []).append(row)
+    return [Cohort(month, own[0].organizations, own) for month, own in sorted(by_month.items(), reverse=True)]
 
 
 def _point(month: date, amount_minor: int, currency: str) -> ChartPoint:

@@ -3,6 +3,7 @@
 The texts are English. The locale decides about separators, currency symbols, the order of days and the clock.
 """
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,7 @@ DEFAULT_LOCALE = LOCALES[0]
 EMPTY_VALUE = "\u2013"
 _RANGE = " \u2013 "
 _NO_BREAK_SPACE, _NARROW_NO_BREAK_SPACE = "\u00a0", "\u202f"
+_COMPACT_FROM = 1000
 _UNITS = (86_400, 3_600, 60, 1)
 _BABEL_LOCALES = {locale: Locale.parse(locale, sep="-") for locale in LOCALES}
 _locale: ContextVar[Locale] = ContextVar("locale", default=_BABEL_LOCALES[DEFAULT_LOCALE])
@@ -64,6 +66,14 @@ def format_money(amount_minor: int | None, currency: str) -> str:
     return _format_currency(Decimal(amount_minor).scaleb(-money.currency_exponent(currency)), currency, is_exact=False)
 
 
+def format_compact_money(amount_minor: int, currency: str) -> str:
+    """An amount in minor units with at most three or four digits, such as "$940" or "$1.2K"."""
+    amount = Decimal(amount_minor).scaleb(-money.currency_exponent(currency))
+    if abs(amount) < _COMPACT_FROM:
+        amount = Decimal(money.round_half_up(amount))
+    return _plain(numbers.format_compact_currency(amount, currency, locale=_locale.get(), fraction_digits=1))
+
+
 def format_cost(amount: Decimal, currency: str) -> str:
     """An exact amount in major units, rounded half up to the decimals of its currency."""
     return format_money(money.round_half_up(amount.scaleb(money.currency_exponent(currency))), currency)
@@ -82,7 +92,7 @@ def format_number(value: float | Decimal | str | None) -> str:
     if value is None:
         return EMPTY_VALUE
     number = Decimal(money.format_unit_price(Decimal(value))) if isinstance(value, Decimal | str) else value
-    return numbers.format_decimal(number, locale=_locale.get(), decimal_quantization=False)
+    return _write_number(number or 0, _locale.get())  # 0 also for -0, which equals it
 
 
 def format_percent(share: float | Decimal | None, decimals: int = 1) -> str:
@@ -102,12 +112,12 @@ def format_date(value: date | datetime | None, zone: str = "UTC") -> str:
     """
     if value is None:
         return EMPTY_VALUE
-    return _plain(dates.format_date(_day(value, zone), "medium", locale=_locale.get()))
+    return _write_date(_day(value, zone), _locale.get())
 
 
 def format_day(value: date | datetime, zone: str = "UTC") -> str:
     """A day without its year, as charts and periods name it, such as "Nov 30"."""
-    return _plain(dates.format_skeleton("MMMd", _day(value, zone), locale=_locale.get()))
+    return _write_day(_day(value, zone), _locale.get())
 
 
 def format_month(first: date) -> str:
@@ -155,8 +165,32 @@ def format_elapsed(elapsed: timedelta) -> str:
 
 
 def _format_currency(amount: Decimal, currency: str, *, is_exact: bool) -> str:
-    text = numbers.format_currency(amount, currency, locale=_locale.get(), decimal_quantization=not is_exact)
-    symbol = numbers.get_currency_symbol(currency, _locale.get())
+    return _write_amount(amount or Decimal(0), currency, is_exact, _locale.get())
+
+
+# Pages with a chart write the same numbers and days hundreds of times, which took a sixth of their time.
+_remember = functools.lru_cache(maxsize=4096, typed=True)
+
+
+@_remember
+def _write_number(number: float | Decimal, locale: Locale) -> str:
+    return numbers.format_decimal(number, locale=locale, decimal_quantization=False)
+
+
+@_remember
+def _write_date(day: date, locale: Locale) -> str:
+    return _plain(dates.format_date(day, "medium", locale=locale))
+
+
+@_remember
+def _write_day(day: date, locale: Locale) -> str:
+    return _plain(dates.format_skeleton("MMMd", day, locale=locale))
+
+
+@_remember
+def _write_amount(amount: Decimal, currency: str, is_exact: bool, locale: Locale) -> str:
+    text = numbers.format_currency(amount, currency, locale=locale, decimal_quantization=not is_exact)
+    symbol = numbers.get_currency_symbol(currency, locale)
     if symbol[-1].isalpha():
         text = text.replace(symbol, symbol + _NO_BREAK_SPACE, 1)  # CLDR's currencySpacing, which Babel leaves out
     return text

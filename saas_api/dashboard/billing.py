@@ -20,7 +20,7 @@ from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import StrictSchema
 from saas_api.core.web import forms, pages
 from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
-from saas_api.dashboard import context, current_bill, home
+from saas_api.dashboard import context, current_bill, home, navigation
 from saas_api.usage import meters
 
 bp = Blueprint("billing", __name__)
@@ -124,7 +124,7 @@ def _money(query: Mapping[str, Any], running: CurrentPeriod) -> dict[str, Any]:
             wallet.wallet_balances(engine.session(), context.current_organization_id(), clock.now()).items()
         ),
         "currency": running.version.currency,
-        "zone": context.current_zone(),
+        "zone": navigation.get_layout().organization.timezone,
         "table": url_for(
             "dashboard.billing.index",
             **{name: query[name] for name in ("status", "year") if query and query[name]},
@@ -189,7 +189,7 @@ def list_credits() -> Response:
         balances=sorted(wallet.wallet_balances(session, organization_id, clock.now()).items()),
         kinds=GRANT_KIND_LABELS,
         reasons=CREDIT_ENTRY_REASON_LABELS,
-        zone=context.current_zone(),
+        zone=navigation.get_layout().organization.timezone,
         older_notes=_notes_url(notes.next_cursor if notes else None),
         newest_notes=_notes_url("") if query.get("notes_cursor") else "",
         **pages.pagination_links(grants.next_cursor if grants else None),

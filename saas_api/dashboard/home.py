@@ -213,10 +213,10 @@ class Figures:
         return self.delivery.messages > 0 or not self.series
 
 
-def _read_figures() -> Figures:
+def _read_figures(zone: str) -> Figures:
     session, now = engine.session(), clock.now()
     organization_id, mode = context.current_organization_id(), g.principal.mode
-    days = _last_days(2 * DAYS, now, context.current_zone())
+    days = _last_days(2 * DAYS, now, zone)
     series = usage_costs.usage_series(session, organization_id, days, _range(mode))
     before, accepted = (_requests(series, part) for part in (_previous_period, _recent))
     since = now.replace(second=0, microsecond=0) - timedelta(hours=STATISTICS_HOURS)
@@ -235,8 +235,8 @@ def _read_figures() -> Figures:
     )
 
 
-def _figures_context() -> dict[str, Any]:
-    figures = _read_figures()
+def _figures_context(zone: str) -> dict[str, Any]:
+    figures = _read_figures(zone)
     log_url = functools.partial(requests.log_url, since=figures.since.isoformat(), mode=g.principal.mode)
     return {"figures": figures, "log_url": log_url}
 
@@ -246,7 +246,7 @@ def _figures_context() -> dict[str, Any]:
 def index() -> Any:
     """Show the home page."""
     principal, zone, now = g.principal, navigation.get_layout().organization.timezone, clock.now()
-    shown = _figures_context()
+    shown = _figures_context(zone)
     figures: Figures = shown["figures"]
     is_live = principal.mode == KeyMode.LIVE
     return pages.render_page(
@@ -265,7 +265,7 @@ def index() -> Any:
 @require_permission("organization:read")
 def live_figures() -> Response:
     """Show the figures; the home page polls this fragment."""
-    return pages.render_page("dashboard/home_figures.html", **_figures_context())
+    return pages.render_page("dashboard/home_figures.html", **_figures_context(context.current_zone()))
 
 
 @bp.get("/live")

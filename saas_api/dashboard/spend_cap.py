@@ -24,7 +24,7 @@ from saas_api.core.errors import NotFound, ValidationFailed
 from saas_api.core.settings import setting
 from saas_api.core.web import pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
-from saas_api.dashboard import context
+from saas_api.dashboard import context, navigation
 from saas_api.usage import meter_file, meters
 from saas_api.usage.meter_file import MeterContent
 
@@ -82,7 +82,7 @@ def index(form: Form | None = None) -> Response:
         ),
         subjects=list(_subjects(by_code, running.version)),
         period=running.account.period,
-        zone=context.current_zone(),
+        zone=navigation.get_layout().organization.timezone,
     )
 
 

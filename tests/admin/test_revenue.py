@@ -228,6 +228,30 @@ def test_fading_customers_pay_a_fifth_less_than_in_the_quarter_before(context: F
         assert [row.name for row in revenue.read_figure(session, "fading-customers", NOW, most=1)] == ["Carol"]
 
 
+def test_cohorts_are_of_the_first_paid_month_and_count_who_pays_later(invoiced: Any) -> None:
+    bob = create_organization("Bob")
+    add_invoice(bob, day(1, 3, month=5), {"base": ("pro@1", 500)})
+    add_invoice(bob, day(1, 3, month=6), {"base": ("free@1", 0)})
+    long_ago = create_organization("Dora")
+    add_invoice(long_ago, day(1, 3, month=5) - timedelta(days=365), {"base": ("pro@1", 500)})
+    add_invoice(long_ago, day(1, 3, month=6), {"base": ("pro@1", 500)})
+    rows = read("cohorts")
+    found = {(row.cohort.month, row.month.month): (row.organizations, row.paying, row.net_minor) for row in rows}
+    assert found == {
+        (5, 5): (2, 2, 20_400),
+        (5, 6): (2, 0, -2_100),  # Acme's credit
+        (5, 7): (2, 0, -1_000),
+        (6, 6): (1, 1, 4_500),
+        (6, 7): (1, 0, 0),
+    }
+    assert [(row.month.month, row.net_minor) for row in read("cohorts", "EUR")] == [(7, 700)]
+    june, may = revenue.list_cohorts(rows)
+    assert [(may.month, len(may.months)), (june.month, len(june.months))] == [
+        (day(1, month=5).date(), 3),
+        (day(1, month=6).date(), 2),
+    ]
+
+
 def test_payment_success_counts_finished_attempts_by_provider(invoiced: Any) -> None:
     acme, _ = invoiced
     invoice_id = acme.invoices()[0].id
@@ -273,6 +297,7 @@ def test_page_shows_one_currency_and_files_have_all(app: Flask, client: FlaskCli
     assert "€7.00" not in page
     customers = page.partition('id="top-customers"')[2].partition("</section>")[0]
     assert re.findall(r'data-th="Share" class="num">([^<]+)<', customers) == ["78.9%", "21.1%"]
+    assert re.search(r'data-th="Month 1" class="num tight">100% <span class="timeline-note">\$199<', page)
     response = olga.open("/admin/revenue/net-revenue.csv?reason=ticket+4711")
     rows = list(csv.DictReader(io.StringIO(response.text.removeprefix("\ufeff"))))
     assert {(row["currency"], row["net_revenue"]) for row in rows if row["month"] == "2026-07-01"} == {

@@ -56,6 +56,9 @@ def test_only_unit_prices_have_more_decimals_than_their_currency() -> None:
     assert formatting.format_unit_price("2", "USD") == "$2.00"
     assert formatting.format_cost(Decimal("2.4350"), "USD") == "$2.44"
     assert formatting.format_cost(Decimal("-2.4350"), "USD") == "-$2.44"
+    assert [formatting.format_compact_money(minor, "USD") for minor in (0, 94_050, -199_900, 123_456_789)] == [
+        *("$0", "$941", "-$2K", "$1.2M"),
+    ]
 
 
 @pytest.mark.parametrize(

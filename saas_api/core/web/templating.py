@@ -202,6 +202,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "month": formatting.format_month,
     "money": formatting.format_money,
     "cost": formatting.format_cost,
+    "compact_money": formatting.format_compact_money,
     "period": formatting.format_period,
     "unit_price": formatting.format_unit_price,
     "number": formatting.format_number,
