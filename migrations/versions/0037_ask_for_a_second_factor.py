@@ -4,7 +4,7 @@ from functools import partial
 
 from alembic import op
 
-revision = "0040"
+revision = "0037"
 down_revision = "0036"
 
 SCHEMA = """

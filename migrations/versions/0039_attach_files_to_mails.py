@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0043"
-down_revision = "0041"
+revision = "0039"
+down_revision = "0038"
 
 # Such as {"kind": "invoice", "id": "..."}, of the organization of the mail.
 UP = """

@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0045"
-down_revision = "0043"
+revision = "0040"
+down_revision = "0039"
 
 
 def upgrade() -> None:

@@ -6,8 +6,8 @@ from alembic import op
 
 from migrations.rls import isolate
 
-revision = "0042"
-down_revision = "0045"
+revision = "0041"
+down_revision = "0040"
 
 ORIGINS = "ALTER TABLE services ADD COLUMN portal_origins text[] NOT NULL DEFAULT '{}'"
 TABLE = """

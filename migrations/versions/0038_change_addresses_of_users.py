@@ -4,8 +4,8 @@ from functools import partial
 
 from alembic import op
 
-revision = "0041"
-down_revision = "0040"
+revision = "0038"
+down_revision = "0037"
 
 SCHEMA = """
 CREATE TABLE email_changes (  -- a new request replaces the one before

@@ -4,8 +4,8 @@ from alembic import op
 
 from migrations.rls import isolate
 
-revision = "0044"
-down_revision = "0045"
+revision = "0042"
+down_revision = "0041"
 
 # No data of a card but those that people know it by; `reference` is the provider's name for it.
 METHODS = """
