@@ -29,7 +29,9 @@ from tests.support.console import sign_in_operator
 from tests.support.http_receiver import wait_until
 from tests.support.messages import provider_calls, send_message
 from tests.support.metering import verify
+from tests.support.pages import Browser
 from tests.support.payments import PayingOrganization, create_paying_organization
+from tests.support.portal import create_link, open_portal
 from tests.support.services import create_service, service_headers
 from tests.support.team import member_roles
 from tests.support.usage_events import publish_meter
@@ -200,6 +202,18 @@ def test_services_report_usage_of_organizations_in_both_cells(
     with spread.without_eu():
         response = client.post("/api/v1/events", json={"events": events}, headers=headers)
         assert response.status_code == 503
+
+
+def test_a_portal_follows_its_organization_to_another_cell(spread: Spread, client: FlaskClient, alice: User) -> None:
+    maker, path = service_headers(create_service(spread.app)), "/portal/dashboard/api-keys"
+    browser, waiting = open_portal(spread.app, maker, alice), create_link(client, maker, alice.organization_id)
+    spread.move(alice, "eu")
+    assert browser.open(path).status_code == 200
+    assert Browser(spread.app).open(waiting).status_code == 303
+    assert open_portal(spread.app, maker, alice).open(path).status_code == 200
+    assert query(spread, "eu", "SELECT count(*) FROM portal_sessions WHERE opened_at IS NOT NULL")[0][0] == 3
+    with spread.without_eu():
+        assert browser.open(path).status_code == 503
 
 
 def test_an_external_id_that_two_cells_take_at_once_is_that_of_one_organization(

@@ -52,7 +52,6 @@ def init_templates(app: Flask) -> None:
         may=can,
         may_open=can_open,
         in_portal=portal_mount.is_portal_request,
-        portal_url=portal_mount.page_url,
         plural=pluralize,
     )
     app.add_url_rule("/static/<name>", "static", serve_asset)
