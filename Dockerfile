@@ -1,11 +1,14 @@
-FROM python:3.11.14-slim-bookworm AS build
+# Written once, so that a digest behind it (docs/deployment.md) holds for both stages.
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
+
+FROM $PYTHON_IMAGE AS build
 WORKDIR /build
 COPY requirements.lock .
 # Every file that is installed has the checksum it had when `make lock` was run. The image runs against its own services:
 # the engines that `make run` brings along are not in the lock.
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
 
-FROM python:3.11.14-slim-bookworm
+FROM $PYTHON_IMAGE
 RUN useradd --system --uid 10001 --no-create-home saas
 COPY --from=build /venv /venv
 WORKDIR /app

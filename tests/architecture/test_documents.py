@@ -4,6 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
+import click
 import orjson
 import pytest
 from flask import Flask
@@ -12,6 +13,9 @@ from bench import report, tables
 from config import Settings
 from saas_api.cli.commands import documents
 from tests.architecture.source import ROOT
+
+COMMAND = re.compile(r"(?:`|^)(?:[A-Z_]+=\S* )*flask ([a-z][^`\n|]*)", re.MULTILINE)
+"""A command in a block or within a sentence."""
 
 
 def test_settings_page_is_current() -> None:
@@ -64,6 +68,27 @@ def test_documents_name_modules_that_exist() -> None:
         )
         == []
     )
+
+
+def test_commands_that_documents_name_exist(app: Flask) -> None:
+    """A runbook whose command has another name fails when it is needed."""
+    wrong: list[str] = []
+    found = 0
+    for path in sorted({*(ROOT / "docs").glob("*.md")} - {ROOT / "docs" / "cli.md"}):  # which is made from the commands
+        for text in COMMAND.findall(path.read_text(encoding="utf-8")):
+            words = text.partition(" #")[0].split()
+            if words[:2] == ["cells", "run"]:
+                words = words[3:]
+            command: click.Command = app.cli
+            while words and isinstance(command, click.Group) and (named := command.commands.get(words[0])):
+                command, words = named, words[1:]
+            options = {option for one in command.params for option in (*one.opts, *one.secondary_opts)} | {"--help"}
+            unknown = [word for word in words if word.startswith("--") and word.partition("=")[0] not in options]
+            is_group = isinstance(command, click.Group) and bool(words) and not words[0].startswith("-")
+            wrong += [f"{path.name}: {text}"] if command is app.cli or is_group or unknown else []
+            found += 1
+    assert wrong == []
+    assert found > 50, found
 
 
 def test_vendored_files_are_those_that_were_published() -> None:
