@@ -31,36 +31,41 @@ CODES_OF_DEVICE_PER_15_MINUTES, CODES_OF_STRANGERS_PER_HOUR = 10, 10
 FAILURES_BEFORE_NOTICE = 5
 _DEVICE_LIMIT = parse_limit(f"{CODES_OF_DEVICE_PER_15_MINUTES} per 15 minutes")
 _STRANGER_LIMIT = parse_limit(f"{CODES_OF_STRANGERS_PER_HOUR} per hour")
-_PASSWORD_PATH = "/forgot-password"  # noqa: S105 - a path
+_PASSWORD_PATH, _GUIDE_PATH = "/forgot-password", "/docs/account-security"
 _TURNED_ON = Notice(
     "Two-factor sign-in was turned on",
     ["Signing in now takes a code from an authenticator app."],
     "Choose a new password, then ask support to turn two-factor sign-in off.",
     _PASSWORD_PATH,
+    _GUIDE_PATH,
 )
 _TURNED_OFF = Notice(
     "Two-factor sign-in was turned off",
     ["Signing in takes only the password again."],
     "Choose a new password now, then turn two-factor sign-in on again.",
     _PASSWORD_PATH,
+    _GUIDE_PATH,
 )
 _TURNED_OFF_BY_OPERATOR = Notice(
     "Two-factor sign-in was turned off",
     ["Support turned it off. Your sessions have ended."],
     "Choose a new password now, and contact support.",
     _PASSWORD_PATH,
+    _GUIDE_PATH,
 )
 _CODES_REPLACED = Notice(
     "Your recovery codes were replaced",
     ["The earlier recovery codes no longer work."],
     "Choose a new password now, then create new recovery codes.",
     _PASSWORD_PATH,
+    _GUIDE_PATH,
 )
 _CODES_GUESSED = Notice(
     "Wrong two-factor codes were entered for your account",
     ["The password was right, and the codes were wrong. Nobody got in."],
     "Someone knows your password. Choose a new one now.",
     _PASSWORD_PATH,
+    _GUIDE_PATH,
 )
 
 
@@ -282,6 +287,7 @@ def _use_code(session: SystemSession, user: User, code: str) -> bool:
         [f"Unused recovery codes: {left}"],
         "Choose a new password now, then create new recovery codes.",
         _PASSWORD_PATH,
+        _GUIDE_PATH,
     )
     notices.enqueue(session, [Recipient.of(user)], notice)
     return True

@@ -81,6 +81,12 @@ class CannotDisableSelf(Conflict):
     message = "You can't disable your own account. Ask another operator."
 
 
+class CannotResetSelf(Conflict):
+    """An operator turns their own two-factor sign-in off in their account, with a code."""
+
+    message = "Turn off your own two-factor sign-in in your account, or ask another operator."
+
+
 @dataclass(frozen=True)
 class UserRow:
     """A user in the list; `operator_role` is None unless the user is an operator."""
@@ -222,10 +228,12 @@ def reset_two_factor(operator: OperatorContext, user_id: UUID) -> bool:
     """Turns two-factor sign-in off for a user who lost their phone and recovery codes, and ends their sessions.
 
     returns: whether it was on
-    raises: NotFound
+    raises: NotFound, CannotResetSelf
     """
     with context.write_session() as session:
         user = _get_user(session, user_id)
+        if operator.actor.id == str(user_id):
+            raise CannotResetSelf
         was_enabled = authenticators.remove(session, user.id)
         if was_enabled:
             ended = sessions.end_sessions(session, user.id, "two-factor sign-in was reset")

@@ -58,6 +58,12 @@ SECTIONS: Sequence[tuple[str, Sequence[Guide]]] = (
                 "guides/rate-limits.md",
             ),
             Guide("idempotency", "Idempotency", "Repeat a request without doing it twice.", "guides/idempotency.md"),
+            Guide(
+                "account-security",
+                "Account security",
+                "Two-factor sign-in, sessions, your email address, data export.",
+                "guides/account-security.md",
+            ),
             Guide("webhooks", "Webhooks", "Receive events: signatures, retries, recovery.", "webhooks.md"),
             Guide(
                 "billing", "How invoices are calculated", "How every number on an invoice comes about.", "billing.md"

@@ -13,6 +13,7 @@ from saas_api.admin import users
 from saas_api.core import ids
 from tests.support.accounts import AUTH, PASSWORD, User, create_key, sign_up
 from tests.support.console import IN_BOTH_LOGS, REASON, audit_log, execute_sql, open_console
+from tests.support.two_factor import turn_on
 
 LIST = "/admin/users"
 
@@ -56,6 +57,23 @@ def test_support_sends_a_password_reset(app: Flask, alice: User, olga: User) -> 
     assert sent == [("alice@acme.example",)]
     assert len(audit_log(app, "user.reset_requested")) == 2
     assert browser.open(f"{LIST}/{alice.user_id}/end-sessions").status_code == 404
+
+
+def test_operator_turns_off_two_factor_sign_in_of_others_but_not_their_own(
+    app: Flask, client: FlaskClient, alice: User, olga: User
+) -> None:
+    """Their own takes a code, also from whoever has their password and session."""
+    for user in (alice, olga):
+        turn_on(app, user)
+    support = open_console(app, olga, "support")
+    assert support.open(f"{LIST}/{alice.user_id}/reset-two-factor").status_code == 404
+    browser = open_console(app, olga)
+    assert "Turn off two-factor sign-in" in browser.open(f"{LIST}/{alice.user_id}").text
+    own = browser.submit(f"{LIST}/{olga.user_id}/reset-two-factor", reason=REASON)
+    assert (own.status_code, "ask another operator" in own.text) == (409, True)
+    assert browser.submit(f"{LIST}/{alice.user_id}/reset-two-factor", reason=REASON).status_code == 303
+    assert (sign_in_status(client, alice.email), sign_in_status(client, olga.email)) == (200, 403)
+    assert sorted(audit_log(app, "user.two_factor_reset")) == IN_BOTH_LOGS
 
 
 def sign_in_status(client: FlaskClient, email: str) -> int:

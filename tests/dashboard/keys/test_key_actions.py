@@ -130,7 +130,7 @@ def test_key_update_applies_at_once_and_is_audited(browser: Browser, client: Fla
     assert usage_status(client, key) == 403
     page = browser.open(page_path).text
     assert "New name" in page
-    assert "Changed" in page
+    assert "edited API key" in page
     assert "alice@acme.example" in page
 
 
