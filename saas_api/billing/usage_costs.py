@@ -188,9 +188,7 @@ def usage_report(
             key = (row.meter, name, row.dimensions.get(name))
             counted.append(dimensions.setdefault(key, DimensionUsage(*key)))
         for usage in counted:
-            usage.requests += row.requests
-            usage.quantity += row.quantity
-            usage.cost += cost
+            _add_row(usage, row, cost)
         if row.aggregation != "sum":
             exact_meters.add(row.meter)
         report.accepted_by_meter.setdefault(row.meter, Counter())[row.day] += row.requests
@@ -208,6 +206,12 @@ def usage_report(
     report.by_meter = [usage for usage in by_meter.values() if usage.quantity or usage.meter in known]
     report.key_names = get_key_names(session, organization_id)
     return report
+
+
+def _add_row(usage: MeterUsage | DimensionUsage, row: AcceptedCalls, cost: Decimal) -> None:
+    usage.requests += row.requests
+    usage.quantity += row.quantity
+    usage.cost += cost
 
 
 def find_archive(
