@@ -50,7 +50,7 @@ REACHED = {
 """Pages and forms of the dashboard by the scope of the portal that reaches them."""
 OPEN_TO_EVERY_SESSION = {"GET /portal", "POST /portal/preferences", "POST /portal/end"}
 REFUSALS = (303, 401, 404, 405)
-"""Of what is outside the portal: sent to sign in, without a credential, not found."""
+"""Outside of the portal: sent to sign in, without a credential, not found."""
 LINK = re.compile(r'href="([^"]*)"([^>]*)>')
 ARGUMENT = re.compile(r"<[^>]+>")
 
@@ -79,28 +79,53 @@ def test_every_scope_has_its_row_in_this_test() -> None:
     assert REACHED.keys() == PERMISSIONS.keys()
 
 
+def report_organizations(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each view that is not public return the organization that is bound."""
+    for rule in app.url_map.iter_rules():
+        if not access(app, rule).is_public:
+            monkeypatch.setitem(app.view_functions, rule.endpoint, report_organization(app, rule))
+
+
 @pytest.mark.parametrize("scope", REACHED)
-def test_session_reaches_the_pages_of_its_scope_and_no_other_route(
+def test_session_reaches_the_pages_of_its_scope_and_no_others(
     app: Flask, client: FlaskClient, alice: User, maker: Headers, monkeypatch: pytest.MonkeyPatch, scope: str
 ) -> None:
     key_id = ids.parse_id("key", create_key(client, alice)[0])
     browser = open_portal(app, maker, alice, scope)
     token = csrf_token(browser)
-    for rule in app.url_map.iter_rules():
-        if not access(app, rule).is_public:
-            monkeypatch.setitem(app.view_functions, rule.endpoint, report_organization(app, rule))
+    report_organizations(app, monkeypatch)
     organization_id, wrong, reached = str(ids.parse_id("org", alice.organization_id)), [], set()
     for method, name, path in routes(app, key_id):
-        for address in (path, f"/portal{path}"):
-            response = browser.client.open(address, method=method, data={"csrf_token": token})
-            is_in_portal = address.startswith("/portal")
-            if response.status_code == 200 and response.text == organization_id and is_in_portal:
-                reached.add(f"{method} {address.removesuffix(path)}{name}")
-            elif response.status_code not in ((403,) if address.startswith("/portal/dashboard") else REFUSALS):
-                wrong.append((method, address, response.status_code))
-    of_dashboard = {entry.replace(" /", " /portal/dashboard/", 1) for entry in REACHED[scope]}
+        if not path.startswith("/dashboard"):
+            continue
+        response = browser.client.open(f"/portal{path}", method=method, data={"csrf_token": token})
+        if response.status_code == 200 and response.text == organization_id:
+            reached.add(f"{method} {name.removeprefix('/dashboard')}")
+        elif response.status_code != 403:
+            wrong.append((method, path, response.status_code))
     assert wrong == []
-    assert reached == of_dashboard | OPEN_TO_EVERY_SESSION
+    assert reached == REACHED[scope]
+
+
+def test_session_of_every_scope_reaches_nothing_outside_the_portal(
+    app: Flask, client: FlaskClient, alice: User, maker: Headers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key_id = ids.parse_id("key", create_key(client, alice)[0])
+    browser = open_portal(app, maker, alice, *REACHED)
+    token = csrf_token(browser)
+    report_organizations(app, monkeypatch)
+    wrong, reached = [], set()
+    for method, name, path in routes(app, key_id):
+        for address in (path, f"/portal{path}"):
+            if address.startswith("/portal/dashboard"):
+                continue
+            response = browser.client.open(address, method=method, data={"csrf_token": token})
+            if response.status_code == 200:
+                reached.add(f"{method} {address.removesuffix(path)}{name}")
+            elif response.status_code not in REFUSALS:
+                wrong.append((method, address, response.status_code))
+    assert wrong == []
+    assert reached == OPEN_TO_EVERY_SESSION
 
 
 def test_wrong_scope_is_refused_with_its_code(app: Flask, alice: User, maker: Headers) -> None:
