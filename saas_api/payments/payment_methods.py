@@ -214,7 +214,7 @@ def _follow(method: PaymentMethod) -> bool:
     if method.status == PaymentMethodStatus.PENDING:
         reference = method.setup_reference
         return reference is not None and settle_setup(method.provider, reference) == SettlementOutcome.SETTLED
-    if method.reference is not None:
+    if method.reference is not None and not _is_saved_again(method):
         selection.payment_provider(method.provider).forget_method(method.saved_method)
     with tenancy.system_session("payments.methods") as session:
         if _is_being_charged(session, method):  # the outcome is found out with its reference
@@ -285,6 +285,18 @@ def _count(session: Session, organization_id: UUID) -> int:
     statement = sa.select(sa.func.count()).select_from(PaymentMethod)
     is_open = PaymentMethod.status.in_(open_statuses)
     return session.scalar(statement.where(PaymentMethod.organization_id == organization_id, is_open)) or 0
+
+
+def _is_saved_again(method: PaymentMethod) -> bool:
+    """Whether another method has the same reference, as the same card has at Paystack: it must stay chargeable."""
+    statement = sa.select(PaymentMethod.id).where(
+        PaymentMethod.organization_id == method.organization_id,
+        PaymentMethod.provider == method.provider,
+        PaymentMethod.reference == method.reference,
+        PaymentMethod.status == PaymentMethodStatus.ACTIVE,
+    )
+    with tenancy.system_session("payments.methods") as session:
+        return session.scalar(statement.limit(1)) is not None
 
 
 def _is_being_charged(session: Session, method: PaymentMethod) -> bool:

@@ -133,6 +133,22 @@ def test_card_at_paystack_is_saved_by_an_amount_that_is_refunded_once(
     assert {event.status for event in inbox_events()} == {"processed"}
 
 
+def test_card_that_was_saved_twice_is_forgotten_with_the_last(
+    acme: PayingOrganization, paystack: PaystackServer
+) -> None:
+    """Paystack gives the same card the same authorization."""
+    for _ in range(2):
+        reference = add(acme, "paystack").setup_reference
+        paystack.save_card(reference)
+        paystack.transactions[reference]["authorization"]["authorization_code"] = "AUTH_same"
+        payment_methods.settle_setup("paystack", reference)
+    expected: list[set[str]] = [set(), {"AUTH_same"}]
+    for method, deactivated in zip(get_api(acme, "/payment-methods")["payment_methods"], expected, strict=True):
+        acme.client.delete(f"{METHODS}/{method['id']}", headers=acme.owner.headers)
+        payment_methods.follow_due(clock.now())
+        assert paystack.deactivated == deactivated
+
+
 def test_setup_that_is_canceled_or_left_saves_nothing(acme: PayingOrganization) -> None:
     save(acme, "cancel")
     add(acme)
