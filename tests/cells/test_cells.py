@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -272,20 +272,14 @@ def renamed_meter(spread: Spread) -> Iterator[None]:
         execute_as_superuser(spread.home, rename("SMS"))
 
 
-def test_copies_follow_and_carry_only_what_changed(
-    spread: Spread, client: FlaskClient, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sign_in_operator(spread.app, client)
-    publish_meter(spread.app)
-    spread.move(alice, "eu")
+def watch_copies(spread: Spread, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Return a function that refreshes the copies of a cell and returns the table of each row that it carried."""
     carried: list[str] = []
+    write = row_copies.write_rows
 
     def carry(session: Any, table: str, rows: str, **options: Any) -> None:
         carried.extend([table] * len(json.loads(rows)))
         write(session, table, rows, **options)
-
-    write = row_copies.write_rows
-    monkeypatch.setattr(row_copies, "write_rows", carry)
 
     def refresh() -> list[str]:
         carried.clear()
@@ -294,6 +288,25 @@ def test_copies_follow_and_carry_only_what_changed(
             catalogue_copies.copy_catalogue("eu")
         return sorted(carried)
 
+    monkeypatch.setattr(row_copies, "write_rows", carry)
+    return refresh
+
+
+def exchange_addresses(spread: Spread, bob: User) -> None:
+    """Alice and bob exchange their addresses at home, and bob is copied first, whose new one is still alice's there."""
+    turn = "UPDATE users SET email = '{}@acme.example' WHERE email LIKE '{}@%'".format
+    execute_as_superuser(spread.home, turn("free", "alice"), turn("alice", "bob"), turn("bob", "free"))
+    with spread.app.app_context():
+        cell_copies.copy_users("eu", [ids.parse_id("usr", bob.user_id)])
+
+
+def test_copies_follow_and_carry_only_what_changed(
+    spread: Spread, client: FlaskClient, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in_operator(spread.app, client)
+    publish_meter(spread.app)
+    spread.move(alice, "eu")
+    refresh = watch_copies(spread, monkeypatch)
     refresh()
     assert refresh() == []
     execute_as_superuser(spread.home, "UPDATE users SET full_name = 'Bob the builder' WHERE email LIKE 'bob@%'")
@@ -310,10 +323,7 @@ def test_copies_follow_and_carry_only_what_changed(
     assert query(spread, "eu", "SELECT count(*) FROM operators")[0][0] == 0
     with spread.app.app_context(), tenancy.system_session("accounts.home_rows") as session:
         assert session.scalar(sa.text("SELECT count(*) FROM memberships WHERE role = 'viewer'")) == 0
-    turn = "UPDATE users SET email = '{}@acme.example' WHERE email LIKE '{}@%'".format
-    execute_as_superuser(spread.home, turn("free", "alice"), turn("alice", "bob"), turn("bob", "free"))
-    with spread.app.app_context():
-        cell_copies.copy_users("eu", [ids.parse_id("usr", bob.user_id)])  # whose address is still alice's there
+    exchange_addresses(spread, bob)
     refresh()
     people = "SELECT id, email FROM users WHERE email LIKE '%@acme.example' ORDER BY id"
     assert query(spread, "eu", people) == query(spread, None, people)
