@@ -64,7 +64,7 @@ _PAGES: Mapping[str, _IdPage] = {
     "evt": _IdPage(
         "admin.webhooks.show_delivery", "delivery_id", "SELECT id FROM webhook_deliveries WHERE event_id = :id LIMIT 1"
     ),
-    "msg": _IdPage("admin.organizations.show", "organization_id", _ORGANIZATIONS.format(table="messages")),
+    "msg": _IdPage("admin.organizations.show", "organization_id", _ORGANIZATIONS.format(table="all_messages")),
     "grt": _IdPage("admin.organizations.show", "organization_id", _ORGANIZATIONS.format(table="credit_grants")),
     "sub": _IdPage("admin.organizations.show", "organization_id", _ORGANIZATIONS.format(table="subscriptions")),
 }

@@ -28,10 +28,12 @@ from saas_api.core import clock
 from saas_api.core.db import roles, tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.faults import fault_point
+from saas_api.messages import past_messages
 
 CHECKS: dict[str, Callable[[SystemSession, date, datetime], list[str]]] = {
     "usage_events": usage_archives.find_obstacles,
     "audit_events": audit_chain.find_obstacles,
+    "past_messages": past_messages.find_obstacles,
 }
 """By table, what says why a month cannot be archived; a table without may be archived when its month is over."""
 RECORDS: dict[str, Callable[[sa.Connection], None]] = {"audit_events": audit_chain.record_archive}
@@ -40,6 +42,7 @@ _SORTED_BY = {
     "usage_events": "organization_id, recorded_xid, id",
     "request_counts": "organization_id, bucket_at, api_key_id",
     "audit_events": "id",
+    "past_messages": "organization_id, accepted_at, id",
 }
 _SEES_EVERY_ROW = "saas_system"
 _CLUSTER = "SELECT system_identifier FROM pg_control_system()"

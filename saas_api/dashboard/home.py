@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -24,6 +24,7 @@ from saas_api.core.web import charts, pages
 from saas_api.core.web.charts import Chart, ChartPoint
 from saas_api.core.web.pages import HTMX_STOP_POLLING
 from saas_api.dashboard import context, navigation, requests
+from saas_api.messages import messages
 from saas_api.usage import meters, request_counts
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.request_counts import RequestStatistics
@@ -157,7 +158,10 @@ class UnpaidInvoice:
 
 def get_onboarding_steps(session: Session, organization_id: UUID, user_id: UUID) -> OnboardingSteps:
     """Returns the onboarding steps and whether this member dismissed them."""
-    return OnboardingSteps(*session.execute(_STEPS, {"org": organization_id, "user": user_id}).one())
+    steps = OnboardingSteps(*session.execute(_STEPS, {"org": organization_id, "user": user_id}).one())
+    if steps.has_message:
+        return steps
+    return replace(steps, has_message=messages.has_messages(session, organization_id))
 
 
 def list_recent_keys(session: Session, organization_id: UUID, mode: str) -> Sequence[RecentKey]:

@@ -13,7 +13,7 @@ DOMAIN = Domain(
         "messages:cancel": TEAM_ROLES,
     },
     scopes={"messages:read": "messages:read", "messages:write": "messages:test"},
-    system_purposes=("messages.due",),
+    system_purposes=("messages.due", "messages.past"),
     queue="messages",
     is_service=True,
 )

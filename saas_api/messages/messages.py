@@ -1,10 +1,10 @@
 """Accept, list and cancel messages, and reverse their usage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -17,20 +17,25 @@ from saas_api.billing.models import BillingStanding
 from saas_api.core import clock, ids, money
 from saas_api.core.access import KeyMode, Principal
 from saas_api.core.db import pagination, types
-from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.db.pagination import Keyset, Page, PageRequest
 from saas_api.core.db.prepared import Statement
 from saas_api.core.errors import Conflict, Forbidden, NotFound, ServiceUnavailable
 from saas_api.core.jobs import queue
-from saas_api.messages import content
+from saas_api.messages import content, past_messages
 from saas_api.messages import events as message_events
 from saas_api.messages.content import Channel
 from saas_api.messages.models import Message, MessageStatus
+from saas_api.messages.past_messages import AnyMessage
 from saas_api.metering.key_principals import KeyPrincipal
 from saas_api.metering.metered_endpoints import Batch
 from saas_api.providers import selection
 from saas_api.usage import ledger
 from saas_api.usage.ledger import UsageRecord
 from saas_api.webhooks import events as webhook_events
+
+Found = TypeVar("Found")
+_INSTANT = timedelta(microseconds=1)
+"""Between instants of PostgreSQL."""
 
 USAGE_SOURCE = "messages.send"
 DRAIN_JOB = "messages.drain"
@@ -74,21 +79,24 @@ class MessageFilter:
     since: datetime | None = None
     until: datetime | None = None
 
-    def conditions(self, organization_id: UUID) -> list[sa.ColumnElement[bool]]:
-        """Conditions of the matching messages of an organization."""
+    def conditions(self, organization_id: UUID, model: type[Message]) -> list[sa.ColumnElement[bool]]:
+        """Conditions of the matching messages of an organization.
+
+        model: Message or AnyMessage
+        """
         values = {
-            Message.status: self.status,
-            Message.channel: self.channel,
-            Message.mode: self.mode,
-            Message.recipient: self.recipient,
-            Message.api_key_id: self.api_key_id,
+            model.status: self.status,
+            model.channel: self.channel,
+            model.mode: self.mode,
+            model.recipient: self.recipient,
+            model.api_key_id: self.api_key_id,
         }
-        conditions: list[sa.ColumnElement[bool]] = [Message.organization_id == organization_id]
+        conditions: list[sa.ColumnElement[bool]] = [model.organization_id == organization_id]
         conditions += [column == value for column, value in values.items() if value is not None]
         if self.since is not None:
-            conditions.append(Message.accepted_at >= self.since)
+            conditions.append(model.accepted_at >= self.since)
         if self.until is not None:
-            conditions.append(Message.accepted_at < self.until)
+            conditions.append(model.accepted_at < self.until)
         return conditions
 
 
@@ -107,7 +115,11 @@ def get_message(session: Session, principal: Principal, message_id: UUID) -> Mes
 
     raises: MessageNotFound
     """
-    message = session.get(Message, (principal.organization_id, message_id))
+    organization_id = principal.organization_id
+    message = session.get(Message, (organization_id, message_id))
+    if message is None:
+        past = sa.select(AnyMessage).where(AnyMessage.organization_id == organization_id, AnyMessage.id == message_id)
+        message = session.scalar(past)
     if message is None or (principal.kind == "key" and message.mode != principal.mode):
         raise MessageNotFound
     return message
@@ -118,13 +130,24 @@ def list_messages(session: Session, organization_id: UUID, filters: MessageFilte
 
     raises: ValidationFailed for a cursor of another list
     """
-    statement = sa.select(Message).where(*filters.conditions(organization_id))
-    return pagination.paginate(session, statement, Message.accepted_at.desc(), Message.id.desc(), request=request)
+    keyset, until = Keyset(Message.accepted_at.desc(), Message.id.desc()), filters.until
+    if request.cursor:  # PostgreSQL plans for the partitions before it alone when it reads an instant
+        until = min(until or datetime.max.replace(tzinfo=UTC), keyset.decode(request.cursor)[0] + _INSTANT)
+
+    def read(model: type[Message], part: MessageFilter) -> Page:
+        statement = sa.select(model).where(*part.conditions(organization_id, model))
+        return pagination.paginate(session, statement, model.accepted_at.desc(), model.id.desc(), request=request)
+
+    return _read(replace(filters, until=until), read, lambda page: page.next_cursor is not None)
 
 
 def count_messages(session: Session, organization_id: UUID, filters: MessageFilter) -> int:
     """Return how many messages a list has, up to MAX_COUNTED + 1."""
-    return pagination.count_rows(session, sa.select(Message.id).where(*filters.conditions(organization_id)))
+
+    def read(model: type[Message], part: MessageFilter) -> int:
+        return pagination.count_rows(session, sa.select(model.id).where(*part.conditions(organization_id, model)))
+
+    return _read(filters, read, lambda count: count > pagination.MAX_COUNTED)
 
 
 def count_by_status(session: Session, organization_id: UUID, filters: MessageFilter) -> dict[str, int]:
@@ -133,19 +156,16 @@ def count_by_status(session: Session, organization_id: UUID, filters: MessageFil
     More pending messages than that count as queued, and none says how many are being sent: a backlog is not read.
     filters: their status is ignored; no index counts the messages of a type or key
     """
-    conditions = replace(filters, status=None).conditions(organization_id)
+    conditions = replace(filters, status=None).conditions(organization_id, Message)
     pending, ended = list(MessageStatus)[:2], list(MessageStatus)[2:]
-    # Each in the order of its index: PostgreSQL would read the table from its beginning to find so many rows.
-    reads = [
-        (pending, (Message.next_at,)),
-        *(([one], (Message.accepted_at.desc(), Message.id.desc())) for one in ended),
-    ]
-    counts = []
-    for statuses, order in reads:
-        chosen = sa.select(Message.status).where(*conditions, Message.status.in_(statuses)).order_by(*order)
-        rows = chosen.limit(pagination.MAX_COUNTED + 1).subquery()
-        counts.append(sa.select(rows.c.status, sa.func.count()).group_by(rows.c.status))
+    counts = [_count_up_to(Message, conditions, pending, Message.next_at)]
+    counts += [_count_up_to(Message, conditions, [one], *_newest_first(Message)) for one in ended]
     found = {row[0]: row[1] for row in session.execute(sa.union_all(*counts))}
+    few = [status for status in ended if found.get(status, 0) <= pagination.MAX_COUNTED]
+    if few and past_messages.may_reach(filters.since):
+        conditions = replace(filters, status=None).conditions(organization_id, AnyMessage)
+        counts = [_count_up_to(AnyMessage, conditions, [one], *_newest_first(AnyMessage)) for one in few]
+        found |= {row[0]: row[1] for row in session.execute(sa.union_all(*counts))}
     by_status: dict[str, int] = {status: found.get(status, 0) for status in MessageStatus}
     if sum(by_status[status] for status in pending) > pagination.MAX_COUNTED:
         by_status[MessageStatus.QUEUED] = pagination.MAX_COUNTED + 1
@@ -155,14 +175,51 @@ def count_by_status(session: Session, organization_id: UUID, filters: MessageFil
 
 def count_newer(session: Session, organization_id: UUID, filters: MessageFilter, after: datetime) -> int:
     """Return how many messages of a list were accepted after an instant, up to MAX_COUNTED + 1."""
-    newer = sa.select(Message.id).where(*filters.conditions(organization_id), Message.accepted_at > after)
-    return pagination.count_rows(session, newer)
+    newer = replace(filters, since=max(after + _INSTANT, filters.since or after))
+    return count_messages(session, organization_id, newer)
 
 
 def list_export_rows(session: Session, organization_id: UUID, filters: MessageFilter, limit: int) -> Sequence[Message]:
     """Return up to `limit` messages without their texts, newest first."""
-    statement = sa.select(Message).options(sa.orm.defer(Message.body)).where(*filters.conditions(organization_id))
-    return session.scalars(statement.order_by(Message.accepted_at.desc(), Message.id.desc()).limit(limit)).all()
+
+    def read(model: type[Message], part: MessageFilter) -> Sequence[Message]:
+        statement = sa.select(model).options(sa.orm.defer(model.body)).where(*part.conditions(organization_id, model))
+        return session.scalars(statement.order_by(model.accepted_at.desc(), model.id.desc()).limit(limit)).all()
+
+    return _read(filters, read, lambda rows: len(rows) == limit)
+
+
+def has_messages(session: Session, organization_id: UUID) -> bool:
+    """Whether an organization has messages, those of past months included."""
+    return bool(session.scalar(sa.select(sa.exists().where(AnyMessage.organization_id == organization_id))))
+
+
+def _newest_first(model: type[Message]) -> tuple[sa.ColumnElement[Any], ...]:
+    return model.accepted_at.desc(), model.id.desc()
+
+
+def _count_up_to(model: type[Message], conditions: Sequence[Any], statuses: Sequence[str], *order: Any) -> Any:
+    """Counts by status, of MAX_COUNTED + 1 messages at most.
+
+    order: of an index; without it PostgreSQL would read the table from its beginning to find so many rows
+    """
+    chosen = sa.select(model.status).where(*conditions, model.status.in_(statuses)).order_by(*order)
+    rows = chosen.limit(pagination.MAX_COUNTED + 1).subquery()
+    return sa.select(rows.c.status, sa.func.count()).group_by(rows.c.status)
+
+
+def _read(
+    filters: MessageFilter, read: Callable[[type[Message], MessageFilter], Found], is_full: Callable[[Found], bool]
+) -> Found:
+    """Read the newest messages of a list, and older ones until it is full.
+
+    read: by a model, Message or AnyMessage, and the filters of a part of the list, its newest one
+    """
+    for model, since in past_messages.list_parts(filters.since, filters.until):
+        found = read(model, replace(filters, since=since))
+        if is_full(found):
+            break
+    return found
 
 
 def accept_message(principal: KeyPrincipal, body: Mapping[str, Any]) -> Batch:

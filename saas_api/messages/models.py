@@ -4,8 +4,9 @@ import uuid
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import cast
 
-from sqlalchemy import CHAR, DateTime, FetchedValue, Numeric, SmallInteger, Text
+from sqlalchemy import CHAR, DateTime, FetchedValue, Numeric, SmallInteger, Table, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from saas_api.core import ids
@@ -64,3 +65,7 @@ class Message(Model):
         """Whether its usage was reversed because it failed or was canceled; a test message has none."""
         has_ended_undelivered = self.status in (MessageStatus.FAILED, MessageStatus.CANCELED)
         return has_ended_undelivered and self.mode == KeyMode.LIVE and not self.cost
+
+
+PAST_MESSAGES = cast("Table", Message.__table__).to_metadata(Model.metadata, name="past_messages")
+"""Messages of past months, with the columns of Message. Lists read both through `past_messages.AnyMessage`."""

@@ -12,6 +12,9 @@ from tests.support.console import check_operator_access, execute_sql, open_conso
 from tests.support.payments import IsolatedClient, PayingOrganization
 
 SEARCH = "/admin/search"
+PAST_MESSAGE = """INSERT INTO past_messages
+  (organization_id, channel, recipient, body, accepted_at, status, finished_at)
+  VALUES (:org, 'sms', 'r', 'b', now(), 'sent', now()) RETURNING id"""
 
 
 @pytest.fixture
@@ -34,6 +37,7 @@ def test_id_opens_its_page(app: Flask, client: FlaskClient, acme: PayingOrganiza
     line = execute_sql(app, "SELECT id FROM invoice_lines LIMIT 1")[0].id
     invoice, organization = ids.format_id("inv", acme.invoice_id), organization_page(acme.owner)
     payment = ids.format_id("pay", acme.payment().id)
+    [(past,)] = execute_sql(app, PAST_MESSAGE, org=ids.parse_id("org", acme.owner.organization_id))
     pages = {
         acme.owner.organization_id: organization,
         acme.owner.user_id: f"/admin/users/{acme.owner.user_id}",
@@ -41,6 +45,7 @@ def test_id_opens_its_page(app: Flask, client: FlaskClient, acme: PayingOrganiza
         invoice: f"/admin/invoices/{invoice}",
         ids.format_id("lin", line): f"/admin/invoices/{invoice}",
         payment: f"/admin/payments/{payment}",
+        ids.format_id("msg", past): organization,
         "req_0123": "/admin/requests?request_id=req_0123",
     }
     olga = sign_in_operator(app, client, "support")

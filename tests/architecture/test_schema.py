@@ -60,6 +60,8 @@ ROWS = {
     " VALUES ('{org}', '{x}', 1, now(), now() + interval '1 month', 2592000, 'UTC', now())",
     "messages": "(organization_id, channel, recipient, body, accepted_at, next_at)"
     " VALUES ('{org}', 'sms', 'r', 'b', now(), now())",
+    "past_messages": "(organization_id, channel, recipient, body, accepted_at, status, finished_at)"
+    " VALUES ('{org}', 'sms', 'r', 'b', now(), 'sent', now())",
     "usage_events": "(organization_id, source, idempotency_key, meter_code, quantity, occurred_at, billing_period_id,"
     " month) VALUES ('{org}', 's', 'k', 'sms', 1, now(), '{x}', now())",
     "usage_event_keys": "(organization_id, source, idempotency_key, event_id, month, quantity)"
@@ -343,7 +345,8 @@ def test_tables_of_several_months_are_divided_and_put_together_again(config: dic
             upgrade(revision="0028")
             assert (read(connection, LEDGER), read(connection, COUNTS)) == (before, counts)
             check_partitions(connection, len(counts))
-            upgrade(revision="0030")
+            check_past_messages(connection)
+            downgrade(revision="0030")
             assert len(events) == 2
             assert read(connection, EVENTS) == events
             with connection:
@@ -381,6 +384,22 @@ def check_events_of_test_mode(connection: Any) -> None:
     for revision, left in (("0032", 2), ("0033", 1)):
         upgrade(revision=revision)
         assert read(connection, "SELECT count(*) FROM events") == [(left,)]
+
+
+def check_past_messages(connection: Any) -> None:
+    """Messages stay where they are at the upgrade, and those that have moved come back at the downgrade."""
+    upgrade(revision="0043")
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        cursor.execute(f"INSERT INTO messages {ROWS['past_messages'].format(org=A)}")
+    messages = read(connection, "SELECT * FROM messages")
+    upgrade(revision="0044")
+    assert read(connection, "SELECT * FROM all_messages") == messages
+    with connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO past_messages SELECT * FROM messages; DELETE FROM messages")
+    assert read(connection, "SELECT * FROM all_messages") == messages
+    downgrade(revision="0043")
+    assert read(connection, "SELECT * FROM messages") == messages
 
 
 def check_partitions(connection: Any, months: int) -> None:

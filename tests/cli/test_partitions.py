@@ -36,7 +36,8 @@ from tests.support.query_plans import collect_scans
 from tests.support.usage_events import EventSender, make_event, publish_meter
 
 ARCHIVED = "usage_events_y2026m04"
-MADE = [f"{table}_y2026m{month:02}" for table in ("usage_events", "request_counts") for month in range(4, 11)]
+TABLES = ("usage_events", "request_counts", "past_messages")
+MADE = [f"{table}_y2026m{month:02}" for table in TABLES for month in range(4, 11)]
 ROLLUPS = "SELECT * FROM usage_rollups ORDER BY 1, 2, 3, 4, 5, 6, 7, 8"
 LINE = text("SELECT invoice_id, id FROM invoice_lines WHERE kind = 'usage' AND meter_code = 'email' AND quantity = 7")
 COUNTS = """INSERT INTO request_counts

@@ -77,8 +77,8 @@ def archive(*, before: date, directory: Path, table: str | None, dry_run: bool, 
     """Archive the partitions of past months: write Parquet files, verify them, and drop the partitions.
 
     Needs DATABASE_OWNER_URL. Months that are still needed are skipped, and the reason is shown: open invoices, late
-    usage that is still accepted, or audit events younger than 90 days. Keep the files: invoices refer to their
-    events.
+    usage that is still accepted, audit events younger than 90 days, or messages younger than 31 days. Keep the
+    files: invoices refer to their events.
 
     Example: flask partitions archive --before 2026-01 --to /var/archives/saas
     """
