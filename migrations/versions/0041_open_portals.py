@@ -27,13 +27,13 @@ GRANT SELECT, INSERT, UPDATE ON portal_sessions TO saas_tenant;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON portal_sessions TO saas_system;
 """
-# Wider than the check it replaces, so every row fulfils it unread; there is no release whose rows it would refuse.
 ACTOR = """
 -- squawk-ignore ban-drop-constraint
 ALTER TABLE audit_events DROP CONSTRAINT audit_events_actor_type_check,
   ADD CONSTRAINT audit_events_actor_type_check
     CHECK (actor_type IN ('user','api_key','operator','system','portal')) NOT VALID;
 """
+VALIDATE = "ALTER TABLE audit_events VALIDATE CONSTRAINT audit_events_actor_type_check"
 # The log keeps what portals did: its rows, and their hashes, stay.
 ACTOR_BEFORE = """
 -- squawk-ignore ban-drop-constraint
@@ -47,6 +47,8 @@ def upgrade() -> None:
     run = partial(op.get_bind().exec_driver_sql, execution_options={"no_parameters": True})
     for statements in (ORIGINS, TABLE, isolate("portal_sessions"), ACTOR):
         run(statements)
+    with op.get_context().autocommit_block():
+        op.execute(VALIDATE)
 
 
 def downgrade() -> None:
