@@ -29,6 +29,7 @@ DOMAIN = Domain(
     home_purposes=(
         "accounts.home_rows",
         "auth.account",
+        "auth.authenticators",
         "auth.devices",
         "auth.failure",
         "auth.look",

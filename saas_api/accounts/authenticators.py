@@ -132,7 +132,7 @@ def reencrypt_secrets(over: Callable[[Sequence[Any]], Iterable[Any]] = iter) -> 
     returns: number of secrets
     raises: crypto.DecryptionFailed
     """
-    with tenancy.system_session("auth.two_factor") as session:
+    with tenancy.system_session("auth.authenticators") as session:
         records = session.scalars(sa.select(TwoFactorSecret).with_for_update()).all()
         for record in over(records):
             record.secret_encrypted = _encrypt(record.user_id, read_secret(record))
@@ -141,7 +141,7 @@ def reencrypt_secrets(over: Callable[[Sequence[Any]], Iterable[Any]] = iter) -> 
 
 def count_by_secret_key() -> Counter[int]:
     """Number of stored secrets, as of `crypto.count_by_secret`."""
-    with tenancy.system_session("auth.two_factor") as session:
+    with tenancy.system_session("auth.authenticators") as session:
         records = session.scalars(sa.select(TwoFactorSecret).execution_options(yield_per=1000))
         pairs = ((record.user_id.hex, record.secret_encrypted) for record in records)
         return crypto.count_by_secret(ENCRYPTION_PURPOSE, pairs)

@@ -4,5 +4,5 @@ from saas_api.core.domain import Domain
 
 DOMAIN = Domain(
     name="admin",
-    system_purposes=("admin.act", "admin.read"),
+    system_purposes=("admin.act", "admin.find", "admin.read"),
 )

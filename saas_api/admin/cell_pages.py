@@ -34,7 +34,7 @@ def select_cell() -> None:
 
 
 def _find_owner(table: str, thing_id: UUID) -> UUID | None:
-    with tenancy.system_session("admin.read") as session:
+    with tenancy.system_session("admin.find") as session:
         owner: UUID | None = session.scalar(
             sa.text(f"SELECT organization_id FROM {table} WHERE id = :id"), {"id": thing_id}
         )

@@ -239,6 +239,7 @@ FIGURES: Mapping[str, Figure] = {
             "paying_organizations": lambda row: row.paying,
             "net_revenue": _minor("net_minor"),
         },
+        ("currency", "cohort", "month"),
     ),
     "payments": Figure(
         sa.text(_PAYMENTS),

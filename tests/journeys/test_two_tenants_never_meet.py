@@ -33,12 +33,14 @@ def carols(app: Flask, client: FlaskClient, work: Callable[[], None]) -> dict[st
     me = client.get("/api/v1/auth/me", headers=owner.headers).json["data"]
     invoice = create_invoice(app, client, owner)
     endpoint, delivery = create_endpoint(client, owner)
+    method = client.post("/api/v1/billing/payment-methods", json={"provider": "mock"}, headers=owner.headers)
     return {
         "whe": endpoint,
         "whd": delivery["id"],
         "evt": delivery["event_id"],
         "inv": invoice["id"],
         "lin": invoice["lines"][0]["id"],
+        "pmd": method.json["data"]["id"],
         "key": key_id,
         "msg": message_id,
         "ivt": response.json["data"]["invitation_id"],
