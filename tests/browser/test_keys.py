@@ -23,6 +23,17 @@ def create_key(window: Window, name: str) -> str:
     return window.page.locator("dialog .secret").inner_text().strip()
 
 
+def create_live_key(window: Window, name: str) -> str:
+    window.open("/dashboard/api-keys/new?mode=live")
+    window.fill(name=name)
+    window.check("Live")
+    window.press("Create key")
+    window.sees("Create a live key?")
+    window.inspect()
+    window.press("Create live key")
+    return window.page.locator("dialog .secret").inner_text().strip()
+
+
 def leave_dialog(window: Window) -> None:
     """Close the dialog of a new secret without copying it."""
     for name in ("Done", "Close anyway"):
@@ -53,6 +64,18 @@ def test_key_is_created_without_javascript_and_its_curl_line_works(open_window: 
     assert line.startswith("curl")
     result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=20, check=True)
     assert json.loads(result.stdout)["data"]["status"] == "queued"
+    window.open("/dashboard/messages?mode=test")
+    window.check("Select message to")
+    window.check_width()
+    window.press("Cancel messages")
+    window.sees("1 message canceled.")
+    window.open("/dashboard/api-keys")
+    window.check("Select Shell")
+    window.press("Revoke")
+    window.fill(typed="Revoke 1 key")
+    window.check_width()
+    window.press("Revoke 1 key")
+    window.sees("1 key revoked.")
 
 
 def test_key_is_created_rotated_and_revoked_by_keyboard(
@@ -80,3 +103,4 @@ def test_key_is_created_rotated_and_revoked_by_keyboard(
     window.press("Revoke key")
     window.sees("Revoked")
     assert send_status(client, new) == 401
+    assert create_live_key(window, "Shop, live").startswith("sk_live_")

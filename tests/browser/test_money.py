@@ -48,15 +48,42 @@ def pay(window: Window, action: str) -> None:
     window.page.wait_for_url("**/payments/return/**")
 
 
+def change_plan(window: Window, name: str) -> None:
+    """Change the plan from the page of plans, after the page that says what it changes."""
+    window.open("/dashboard/billing/plans")
+    for activate in (window.follow, window.press):
+        activate(f"Change to {name}")
+    window.page.wait_for_load_state()
+
+
+def change_price(window: Window, plan: str, base: str) -> None:
+    """Change the base price of a plan from the list of plans, as an operator."""
+    window.activate(window.page.get_by_role("link", name="Plans", exact=True).locator("visible=true").first)
+    window.follow(f"{plan}@1")
+    window.follow("Edit plan")
+    window.fill(base_amount=base)
+    window.press("Review and publish")
+    window.sees("This is a preview")
+    window.fill(reason="Costs rose, as the board decided.")
+    window.press("Publish plan")
+    window.sees(f"{plan}@2 published")
+
+
 def test_operator_bills_a_month_and_owner_pays(
     operator: Window, open_window: OpenWindow, payer: User, work: Callable[[], None]
 ) -> None:
+    """The operator sees who owes and who pays, and changes a price; the owner changes the plan by keyboard."""
     operator.open(f"/admin/organizations/{payer.organization_id}/bill-now")
     operator.sees("This is a preview")
     operator.fill(name="Acme", reason="The owner requested an invoice today.")
     operator.press("Close period and invoice")
     operator.page.wait_for_load_state()
     operator.inspect()
+    operator.open("/admin")
+    owing = operator.page.locator("main tr", has_text="Acme")
+    operator.activate(operator.page.get_by_role("link", name="Invoices", exact=True).locator("visible=true").first)
+    operator.page.get_by_role("link", name="Open", exact=False).first.click()
+    owing.first.wait_for()
     owner = open_window(has_pointer=False)
     use_session(owner, payer)
     pay(owner, "Pay")
@@ -65,6 +92,14 @@ def test_operator_bills_a_month_and_owner_pays(
     owner.page.locator('main a[href*="/billing/invoices/inv_"]').first.click()
     owner.sees("Paid")
     owner.inspect()
+    operator.page.reload()
+    assert owing.count() == 0
+    operator.page.get_by_role("link", name="Paid", exact=False).first.click()
+    owing.first.wait_for()
+    change_price(operator, "pro", "109.00")
+    change_plan(owner, "Pro")
+    owner.open("/dashboard/billing")
+    owner.sees("$109.00")
 
 
 def test_invoice_is_legible_on_a_phone(app: Flask, open_window: OpenWindow, payer: User) -> None:
@@ -88,6 +123,9 @@ def test_declined_payment_is_retried_without_javascript(app: Flask, open_window:
     owner.sees("Payment declined")
     pay(owner, "Pay")
     owner.sees("Payment received")
+    change_plan(owner, "Pro")
+    owner.open("/dashboard/billing/plans")
+    owner.sees("Your plan", within="thead th:has-text('Pro')")
 
 
 def test_payment_of_a_wrong_amount_is_quarantined(

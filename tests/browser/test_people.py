@@ -68,6 +68,14 @@ def test_operator_suspends_and_resumes_an_organization(
     assert status() == 202
     owner.open("/dashboard")
     assert owner.page.locator(".banner", has_text="uspended").count() == 0
+    plain = open_window(java_script_enabled=False)
+    plain.context.add_cookies(operator.context.cookies())
+    plain.open(f"/admin/organizations/{alice.organization_id}")
+    plain.follow("Suspend organization")
+    plain.fill(name="Acme", reason="Complaints again, without scripts, ticket 4712.")
+    plain.press("Suspend organization")
+    plain.sees("Resume organization")
+    assert status() == 403
 
 
 def test_impersonating_operator_cannot_change_anything(operator: Window, alice: User) -> None:
