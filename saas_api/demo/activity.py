@@ -266,12 +266,16 @@ class BillingActivity:
 
     def schedule(self) -> None:
         """Put the ends of the months on the timeline, and a promotional credit of Acme."""
-        now = clock.now()
-        month = now.astimezone(self.zone).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        while (month := (month + 32 * DAY).replace(day=1)).astimezone(now.tzinfo) < self.timeline.ends_at:
-            self.timeline.schedule(month.astimezone(now.tzinfo) + CLOSE_DELAY, self._close_period)
+        now = closing_at = clock.now()
+        while (closing_at := self._next_close(closing_at)) < self.timeline.ends_at:
+            self.timeline.schedule(closing_at, self._close_period)
         if self.organization.name == "Acme":
             self.timeline.schedule(now + 12 * DAY, self._grant_credit)
+
+    def _next_close(self, after: datetime) -> datetime:
+        """When the period is closed that ends with the local month of an instant."""
+        month = after.astimezone(self.zone).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        return (month + 32 * DAY).replace(day=1).astimezone(after.tzinfo) + CLOSE_DELAY
 
     def _close_period(self) -> None:
         now = clock.now()
@@ -281,10 +285,12 @@ class BillingActivity:
                 self._schedule_payment(item.invoice.id)
 
     def _schedule_payment(self, invoice_id: UUID) -> None:
-        """Pay an invoice some days later; the newest one with the payment behavior of the organization."""
+        """Pay an invoice some days later; the newest one with a due payment as the organization behaves."""
         first_at = clock.now() + PAYMENT_DELAY
-        is_newest = clock.now() + 31 * DAY > self.timeline.ends_at
-        actions = _PAYMENT_ACTIONS.get(self.organization.payment_behavior, ["pay"]) if is_newest else ["pay"]
+        actions = _PAYMENT_ACTIONS.get(self.organization.payment_behavior, ["pay"])
+        settled_after = PAYMENT_DELAY + len(actions) * RETRY_DELAY if actions else timedelta()
+        if self._next_close(clock.now()) + settled_after <= self.timeline.ends_at:  # a later invoice shows the behavior
+            actions = ["pay"]
         for number, action in enumerate(actions):
             self.timeline.schedule(first_at + number * RETRY_DELAY, functools.partial(self._pay, invoice_id, action))
 
