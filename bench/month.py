@@ -21,7 +21,7 @@ _BATCH = 500
 _APRIL, _MAY = datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC)
 
 # Each organization has its next period, and an owner who gets the mail of the invoice; one of ten has an endpoint,
-# which gets events. Half of them pay for starter, and all have used twenty segments and twenty emails.
+# which gets events. Half of them pay for pro, and all have used twenty segments and twenty emails.
 _CREATE = """
 CREATE TEMPORARY TABLE new ON COMMIT DROP AS
   SELECT n, gen_random_uuid() AS id, gen_random_uuid() AS user_id, gen_random_uuid() AS subscription_id,
@@ -34,7 +34,7 @@ INSERT INTO webhook_endpoints (organization_id, url) SELECT id, 'https://a.examp
 INSERT INTO billing_profiles (organization_id) SELECT id FROM new;
 INSERT INTO subscriptions (organization_id, id, started_at) SELECT id, subscription_id, %(april)s FROM new;
 INSERT INTO subscription_segments (organization_id, subscription_id, seq, plan_version_id, starts_at)
-  SELECT id, subscription_id, 1, CASE n %% 2 WHEN 0 THEN 'free@1' ELSE 'starter@1' END, %(april)s FROM new;
+  SELECT id, subscription_id, 1, CASE n %% 2 WHEN 0 THEN 'free@1' ELSE 'pro@1' END, %(april)s FROM new;
 INSERT INTO billing_periods (organization_id, id, subscription_id, seq, starts_at, ends_at, nominal_seconds, timezone)
   SELECT id, period_id, subscription_id, 1, %(april)s, %(may)s, 2592000, 'UTC' FROM new
   UNION ALL SELECT id, gen_random_uuid(), subscription_id, 2, %(may)s, %(june)s, 2678400, 'UTC' FROM new;
@@ -48,8 +48,8 @@ _CLOSED_AT = text("SELECT closed_at FROM billing_periods WHERE seq = 1 ORDER BY 
 _WRITTEN = text("""SELECT count(*) AS invoices, sum(total_minor) AS total_minor, max(serial) AS last_serial,
   (SELECT sum(amount_minor) FROM invoice_lines) AS lines_minor, (SELECT count(*) FROM mails) AS mails,
   (SELECT count(*) FROM events) AS events, (SELECT count(*) FROM audit_events) AS audit_events FROM invoices""")
-_MINOR_FREE, _MINOR_STARTER = 1_100, 2_900 + 2_200
-"""2,000 segments at 0.01 and 2,000 emails at 0.001; on free the first 1,000 of each cost nothing."""
+_MINOR_FREE, _MINOR_PRO = 1_100, 9_900 + 1_100
+"""2,000 segments and 2,000 emails. On free the first 1,000 of each cost nothing, on pro all cost half as much each."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _verify(organizations: int, reported: int) -> None:
     with tenancy.system_session("demo.seed") as session:
         written = session.execute(_WRITTEN).one()
     on_free = organizations // 2
-    expected_minor = on_free * _MINOR_FREE + (organizations - on_free) * _MINOR_STARTER
+    expected_minor = on_free * _MINOR_FREE + (organizations - on_free) * _MINOR_PRO
     expected = (*[organizations, expected_minor, organizations, expected_minor], *[organizations, organizations // 10])
     if reported != organizations or tuple(written[:-1]) != expected or written.audit_events < organizations:
         raise RuntimeError(f"{organizations} organizations were closed, {reported} reported, and there are {written}")

@@ -222,7 +222,7 @@ INSERT INTO plan_versions (id, plan_code, version, currency, base_amount_minor) 
 
 INSERT INTO prices (plan_version_id, meter_code, model, included_quantity, unit_price) VALUES
   ('free@1','sms','per_unit',1000,0.01), ('free@1','email','per_unit',1000,0.001),
-  ('starter@1','sms','per_unit',0,0.01), ('starter@1','email','per_unit',0,0.001),
+  ('starter@1','sms','per_unit',5000,0.01), ('starter@1','email','per_unit',50000,0.001),
   ('pro@1','sms','per_unit',0,0.005),    ('pro@1','email','per_unit',0,0.0005),
   ('scale@1','sms','graduated',0,NULL),  ('scale@1','email','graduated',0,NULL);
 

@@ -24,7 +24,7 @@ def test_overview_of_an_empty_platform_opens(app: Flask, olga: User) -> None:
 def test_overview_shows_usage_and_revenue(app: Flask, client: FlaskClient, alice: User, olga: User) -> None:
     key, browser = make_key(client, alice), open_console(app, olga)
     assert browser.submit(
-        f"{organization_page(alice)}/plan?plan=starter&when=now", f"{organization_page(alice)}/plan", reason=REASON
+        f"{organization_page(alice)}/plan?plan=pro&when=now", f"{organization_page(alice)}/plan", reason=REASON
     )
     assert [send_message(client, key)[0] for _ in range(3)] == [202] * 3
     assert browser.submit(f"{organization_page(alice)}/bill-now", name="Acme", reason=REASON).status_code == 303
@@ -34,7 +34,7 @@ def test_overview_shows_usage_and_revenue(app: Flask, client: FlaskClient, alice
     [(total, due)] = execute_sql(app, "SELECT total_minor, due_minor FROM invoices")
     assert total == due > 0
     assert f"${total / 100:.2f}" in text
-    assert "$29.00" in text
+    assert "$99.00" in text
     assert '<p class="stat-value">3</p><p class="stat-note">last 30 days</p>' in text
 
 

@@ -156,7 +156,7 @@ def test_bill_now_previews_and_then_writes_the_invoice(
 ) -> None:
     key, browser, page = make_key(client, alice), open_console(app, olga), f"{organization_page(alice)}/bill-now"
     assert browser.submit(
-        f"{organization_page(alice)}/plan?plan=starter&when=now", f"{organization_page(alice)}/plan", reason=REASON
+        f"{organization_page(alice)}/plan?plan=pro&when=now", f"{organization_page(alice)}/plan", reason=REASON
     )
     assert send_message(client, key)[0] == 202
     preview = browser.open(page).text

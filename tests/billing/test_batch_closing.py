@@ -26,6 +26,7 @@ from tests.support.billing import (
     create_organization,
     day,
     publish_meter,
+    publish_metered,
     publish_plan,
     publish_prices,
 )
@@ -116,16 +117,16 @@ HOLD = text("UPDATE billing_profiles SET parked_at = now(), parked_reason = 'tes
 LIVES: tuple[tuple[str, tuple[Step, ...], tuple[Step, ...]], ...] = (
     ("free@1", (), ()),
     ("free@1", (use_in_march,), (reverse_march,)),
-    ("starter@1", (use_in_march,), (use_in_april, record_late)),
-    ("starter@1", (use_in_march,), (use_in_april, change_plan_in_april, pause)),
-    ("starter@1", (use_in_march,), (pay_april_but_a_rest, use_in_april, grant)),
+    ("metered@1", (use_in_march,), (use_in_april, record_late)),
+    ("metered@1", (use_in_march,), (use_in_april, change_plan_in_april, pause)),
+    ("metered@1", (use_in_march,), (pay_april_but_a_rest, use_in_april, grant)),
     ("studio@1", (use_in_march,), (record_late, change_plan_in_april)),
     ("studio@1", (), (pause, grant)),
     ("lagos@1", (use_in_march,), (use_in_april, record_late, pause)),
     ("scale@1", (use_in_march,), (use_in_april, credit_march, reverse_march)),
-    ("starter@1", (), (lambda organization, _: require_review(organization), use_in_april)),
-    ("starter@1", (), (hold, use_in_april)),
-    ("starter@1", (use_in_march,), (close_for_good, record_late)),
+    ("metered@1", (), (lambda organization, _: require_review(organization), use_in_april)),
+    ("metered@1", (), (hold, use_in_april)),
+    ("metered@1", (use_in_march,), (close_for_good, record_late)),
     ("free@1", (use_in_march,), (use_every_kind_of_meter, record_late, grant)),
 )
 READ = {
@@ -184,6 +185,7 @@ MAILS = text("""SELECT template, recipient, subject, text_body, html_body FROM m
 
 @pytest.mark.long
 def test_organizations_get_together_what_they_get_alone() -> None:
+    publish_metered()
     publish_plan("studio", minimum="100.00")
     publish(LAGOS)
     publish_meter("peak", "max")

@@ -1,5 +1,6 @@
 """The spend cap example of docs/billing.md, through the API."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from saas_api.core import clock, ids
 from tests.support.accounts import User, make_key
 from tests.support.billing import BillingOrganization
 from tests.support.billing_actions import close_periods, system_session
-from tests.support.billing_examples import Step, parse_cents, read_examples
+from tests.support.billing_examples import Step, parse_cents, parse_count, read_examples
 
 EXAMPLE = read_examples()["23"]
 PER_SEGMENT = 153
@@ -58,7 +59,8 @@ def test_call_beyond_the_spend_cap_is_rejected(
     body = {"amount": cap.action.split()[-1], "action": "block"}
     assert client.put("/api/v1/billing/spend-cap", json=body, headers=alice.headers).status_code == 200
     with app.app_context():
-        organization.use(int(used.action.split()[2]))
+        for quantity, meter in re.findall(r"([\d,]+) (sms|email)", used.action):
+            organization.use(parse_count(quantity), meter)
     for step in sent:
         clock.freeze_time(step.at)
         response = send(step)
@@ -68,6 +70,6 @@ def test_call_beyond_the_spend_cap_is_rejected(
     with app.app_context():
         invoice = close_periods(organization, closing.at)
         lines = organization.lines()
-    base, sms, total = (parse_cents(fact.split()[-1]) for fact in closing.result)
-    assert lines == {"base:starter@1": base, "usage:starter@1:sms": sms}
+    base, sms, email, total = (parse_cents(fact.split()[-1]) for fact in closing.result)
+    assert lines == {"base:starter@1": base, "usage:starter@1:sms": sms, "usage:starter@1:email": email}
     assert invoice.total_minor == total

@@ -205,7 +205,7 @@ def test_close_during_accepted_calls_loses_no_usage(app: Flask, context: Flask) 
 
 def test_close_now_ends_the_period_and_bills_nothing_twice(context: Flask) -> None:
     organization = create_organization(plan="starter@1")
-    organization.use(100, at=day(5))
+    organization.use(5_100, at=day(5))
     clock.freeze_time(day(16))
     with organization.transaction() as session:
         running = current_period.read_current_period(session, organization.id)

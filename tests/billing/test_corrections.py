@@ -61,7 +61,7 @@ def test_credit_note_on_a_paid_invoice_goes_to_the_wallet() -> None:
     create_credit_note(organization, invoice.id, lines={line(organization, "usage:starter@1:email"): 1235})
     [grant] = organization.rows("SELECT kind, amount_minor FROM credit_grants")
     assert tuple(grant) == ("credit_note", 1235)
-    organization.use(305, at=day(10, month=5))
+    organization.use(5_305, at=day(10, month=5))
     assert close_periods(organization, JUNE).due_minor == 1970
 
 

@@ -27,7 +27,7 @@ INVOICE = (
 def organization() -> BillingOrganization:
     """Invoiced for April, with an open invoice and usage in it; in May, with usage too."""
     organization = create_organization(plan="starter@1")
-    organization.use(305, at=day(10))
+    organization.use(5_305, at=day(10))
     close_periods(organization)
     organization.use(5, at=day(1, 1, month=5))
     return organization

@@ -61,7 +61,7 @@ def organization_with_history() -> BillingOrganization:
     organization.use(20, at=day(20, month=3), is_late=True)
     organization.reverse(failed)
     organization.switch("starter@1", day(16))
-    organization.use(305, at=day(20))
+    organization.use(5_305, at=day(20))
     second = close_periods(organization)
     with system_session() as session:
         invoice_lifecycle.void_invoice(session, organization.id, second.id, OPERATOR, is_replaced=True)

@@ -33,11 +33,11 @@ CENT = Decimal("0.01")
 
 @pytest.fixture
 def acme(client: FlaskClient) -> BillingReader:
-    """April on starter: 305 segments, ten emails, two segments reversed."""
+    """April on starter: 305 segments and ten emails more than it includes, and two segments reversed."""
     reader = sign_up_for_billing(client)
     with reader.app_context() as account:
-        account.use(304, at=day(10))
-        account.use(10, "email", at=day(12))
+        account.use(5_304, at=day(10))
+        account.use(50_010, "email", at=day(12))
         account.use(1, at=day(13))
         reverse_usage(reader, account.use(2, at=day(14)).id)
     reader.close()
@@ -165,7 +165,7 @@ def test_usage_line_explanation_recomputes_the_amount(acme: BillingReader) -> No
     explanation = acme.get(f"{path}/explain")
     assert line["meter"] == "email"
     assert explanation["counted"]["events"] == 1
-    assert (explanation["rated"]["quantity"], explanation["rated"]["billable"]) == ("10", "10")
+    assert (explanation["rated"]["quantity"], explanation["rated"]["billable"]) == ("50010", "10")
     assert explanation["rated"]["exact_amount"] == "0.01"
     assert follow(explanation["rated"]) == Decimal(line["amount"]) == Decimal(explanation["recomputed_amount"])
     assert explanation["steps"][-1] == "Rounded half up, once: $0.01."
@@ -175,7 +175,7 @@ def test_reversed_usage_is_counted_apart(acme: BillingReader) -> None:
     sms = next(line for line in acme.newest_invoice()["lines"] if line["meter"] == "sms")
     explanation = acme.get(f"/billing/invoices/{acme.newest_invoice()['id']}/lines/{sms['id']}/explain")
     assert (explanation["counted"]["events"], explanation["counted"]["reversals"]) == (3, 1)
-    assert (explanation["counted"]["quantity"], sms["quantity"]) == ("305", "305")
+    assert (explanation["counted"]["quantity"], sms["quantity"]) == ("5305", "5305")
 
 
 def test_explanation_shows_every_tier(client: FlaskClient) -> None:
@@ -261,7 +261,7 @@ def test_events_of_a_line_add_up_to_its_quantity_with_reversals(acme: BillingRea
     rows = table(response)
     assert response.headers["Content-Type"].startswith("text/csv")
     assert response.headers["Content-Disposition"].startswith('attachment; filename="INV-')
-    assert [row["quantity"] for row in rows] == ["304", "1", "2", "-2"]
+    assert [row["quantity"] for row in rows] == ["5304", "1", "2", "-2"]
     assert rows[3]["reversal_of"] == rows[2]["event_id"]
     assert sum(Decimal(row["quantity"]) for row in rows) == Decimal(sms["quantity"])
 

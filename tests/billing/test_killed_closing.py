@@ -12,7 +12,7 @@ from saas_api.billing import period_close, periods
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
-from tests.support.billing import create_organization, day, publish_plan
+from tests.support.billing import create_organization, day, publish_metered, publish_plan
 from tests.support.closing import CloseRunner
 from tests.support.ledger import USAGE_COLUMNS, append_sql
 
@@ -29,14 +29,14 @@ KILLS = (  # the step, its nth time in the run, and how many are invoiced then: 
     ("billing.after_close", 1, 50),
 )
 
-# Organization n is on free if n is odd, else on starter, and if n is a multiple of 4 on studio, since March already.
+# Organization n is on free if n is odd, else on metered, and if n is a multiple of 4 on studio, since March already.
 _FOUND = text("""
 INSERT INTO organizations (id, name, slug, created_at)
 SELECT lpad(n::text, 32, '0')::uuid, 'Organization ' || n, 'organization-' || n,
   CASE n % 4 WHEN 0 THEN :march ELSE :april END
 FROM generate_series(1, :many) n""")
 _PLAN = """
-  SELECT o.id, CASE substring(o.name from '[0-9]+')::int % 4 WHEN 0 THEN 'studio@1' ELSE 'starter@1' END AS plan
+  SELECT o.id, CASE substring(o.name from '[0-9]+')::int % 4 WHEN 0 THEN 'studio@1' ELSE 'metered@1' END AS plan
   FROM organizations o WHERE o.name ~ '^Organization [0-9]*[02468]$'"""
 _LEAVE_FREE = text(f"DELETE FROM subscription_segments WHERE organization_id IN (SELECT id FROM ({_PLAN}) p)")
 _TAKE_PLAN = text(f"""
@@ -97,7 +97,7 @@ _STATES = text("SELECT state, count(*) FROM billing_periods WHERE ends_at = :end
 
 
 def expected(number: int) -> int:
-    """Total of an organization's April in minor units; its emails cost 0.005 on free, and 1.005 on starter.
+    """Total of an organization's April in minor units; its emails cost 0.005 on free, and 1.005 on metered.
 
     On studio April comes to the minimum, and March to more than it for the organizations above 20.
     """
@@ -111,6 +111,7 @@ def expected(number: int) -> int:
 def prepare() -> None:
     clock.freeze_time(day(1))
     publish_plan("studio", minimum="100.00")
+    publish_metered()
     with tenancy.system_session("billing.close") as session:
         session.execute(_FOUND, {"march": day(1, month=3), "april": day(1), "many": ORGANIZATIONS})
     periods.ensure_accounts(day(1))
@@ -217,7 +218,7 @@ def test_organization_gets_one_final_invoice_with_every_step_of_its_closing_kill
     organizations = []
     for fault in CLOSING_KILLS:
         organization = create_organization(fault.rpartition(".")[2], now - timedelta(hours=2), plan="starter@1")
-        organization.use(305, at=now - timedelta(hours=1))
+        organization.use(5_305, at=now - timedelta(hours=1))
         organization.grant(300, "purchased", 10)
         organizations.append(organization)
     clock.freeze_time(None)

@@ -28,9 +28,9 @@ def close(organization: BillingOrganization) -> Any:
 
 
 def test_closing_bills_the_time_and_usage_up_to_now(context: Flask) -> None:
-    """B15: starter at 29.00, closed after half of April with 305 segments: 14.50 + 3.05, and nothing afterwards."""
+    """B15: starter at 29.00, closed after half of April, 305 segments beyond the included: 14.50 + 3.05, no more."""
     organization = create_organization(plan="starter@1")
-    organization.use(305, at=day(10))
+    organization.use(5_305, at=day(10))
     clock.freeze_time(day(16))
     [item] = close(organization).invoices
     assert (item.invoice.total_minor, item.invoice.status) == (1755, "open")
@@ -59,7 +59,7 @@ def test_preview_of_closing_equals_its_invoice(context: Flask) -> None:
     clock.freeze_time(day(1, 2, month=5))
     period_close.close_due(clock.now())
     organization.grant(500, "purchased", 10)
-    organization.use(1000, at=clock.now())
+    organization.use(6_000, at=clock.now())
     clock.freeze_time(day(16, month=5))
     preview = organization_closing.preview_closing(organization.id)
     assert (preview.unpaid_minor, preview.wallet_minor, preview.active_keys) == (2900, 500, 0)
@@ -82,7 +82,7 @@ def test_scheduled_plan_change_ends_with_the_subscription(context: Flask) -> Non
 
 def test_message_that_fails_after_the_closing_returns_its_charge(context: Flask) -> None:
     organization = create_organization(plan="starter@1")
-    event = organization.use(305, at=day(10))
+    event = organization.use(5_305, at=day(10))
     clock.freeze_time(day(16))
     close(organization)
     organization.reverse(event)

@@ -32,7 +32,7 @@ def resume(organization: BillingOrganization, at: datetime) -> None:
 def test_base_is_not_charged_while_suspended(context: Flask) -> None:
     """B15: starter at 29.00, suspended from 6 to 16 April, pays for 20 of 30 days."""
     organization = create_organization(plan="starter@1")
-    organization.use(305, at=day(2))
+    organization.use(5_305, at=day(2))
     suspend(organization, day(6))
     resume(organization, day(16))
     assert close_periods(organization).total_minor == 1933 + 305

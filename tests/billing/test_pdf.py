@@ -97,11 +97,11 @@ def many(count: int) -> InvoiceDocument:
 
 @pytest.fixture
 def acme(client: FlaskClient) -> BillingReader:
-    """April on starter: 3,050 segments and 12,345 emails come to 71.85."""
+    """April on starter: 8,050 segments and 62,345 emails come to 71.85."""
     reader = sign_up_for_billing(client)
     with reader.app_context() as account:
-        account.use(3_050, at=day(10))
-        account.use(12_345, "email", at=day(12))
+        account.use(8_050, at=day(10))
+        account.use(62_345, "email", at=day(12))
     reader.close()
     return reader
 
@@ -130,8 +130,10 @@ def test_pdf_shows_parties_dates_lines_and_sums(acme: BillingReader) -> None:
         "Starter plan",
         "SMS, Starter plan",
         "1 month $29.00",
-        "3,050 segments $0.01 $30.50",
-        "12,345 messages $0.001 $12.35",
+        "5,000 included, 3,050 charged",
+        "8,050 segments $0.01 $30.50",
+        "50,000 included, 12,345 charged",
+        "62,345 messages $0.001 $12.35",
         "Total USD $71.85",
         "Amount due USD $71.85",
         "Page 1 of 1",

@@ -71,7 +71,7 @@ def test_published_version_moves_an_organization_neither_at_the_next_sync_nor_at
 def test_dry_run_shows_the_difference_and_moves_no_organization(app: Flask) -> None:
     """B1: the operator sees the difference for each organization before."""
     acme = create_organization(plan="starter@1")
-    acme.use(200)
+    acme.use(5_200)
     target = publish_changed("starter@1", base_amount="39.00")
     result = migrate(app, "starter@1", target, "--dry-run", "--json")
     assert result.exit_code == 0, result.output

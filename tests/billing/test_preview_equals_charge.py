@@ -42,9 +42,9 @@ def change(organization: BillingOrganization, plan: str, when: str | None = None
 @pytest.mark.parametrize("when", ["now", "period_end"])
 def test_plan_change_is_invoiced_as_previewed(start: str, plan: str, when: str) -> None:
     organization = create_organization(plan=start)
-    organization.use(3_333, at=day(4))
+    organization.use(8_333, at=day(4))
     clock.freeze_time(day(17, 13))
-    organization.use(1_777, "email", at=day(17, 12))
+    organization.use(51_777, "email", at=day(17, 12))
     if start == f"{plan}@1":
         with pytest.raises(AlreadyOnPlan):
             preview(organization, plan, when)
@@ -73,7 +73,7 @@ def test_plan_change_and_return_are_invoiced_as_previewed() -> None:
     organization.use(900, at=day(2))
     clock.freeze_time(day(11))
     change(organization, "starter")
-    organization.use(500, at=day(12))
+    organization.use(5_500, at=day(12))
     clock.freeze_time(day(21))
     previewed = preview(organization, "free", "now")
     change(organization, "free", "now")
@@ -136,24 +136,24 @@ def simulate(organization: BillingOrganization, *arguments: Any) -> dict[str, in
 
 def test_simulation_of_the_current_period_equals_its_forecast() -> None:
     organization = create_organization(plan="starter@1")
-    organization.use(3_050, at=day(3))
-    organization.use(12_345, "email", at=day(3))
+    organization.use(8_050, at=day(3))
+    organization.use(62_345, "email", at=day(3))
     clock.freeze_time(day(9))
     with organization.transaction() as session:
         forecast = current_period.read_current_period(session, organization.id).bill.total_minor
     totals = simulate(organization, None)
-    assert totals == {"free": 2050 + 1135, "starter": 7185, "pro": 9900 + 1525 + 617, "scale": 49_900 + 1220 + 494}
+    assert totals == {"free": 7050 + 6135, "starter": 7185, "pro": 9900 + 4025 + 3117, "scale": 49_900 + 3220 + 2494}
     assert totals["starter"] == forecast
 
 
 def test_past_periods_are_simulated_from_their_usage_including_late() -> None:
     organization = create_organization(plan="starter@1", at=day(1, month=3))
-    organization.use(1_000, at=day(5, month=3))
+    organization.use(6_000, at=day(5, month=3))
     billed = close(day(1, 2))
     organization.use(500, at=day(20, month=3), is_late=True)
-    organization.use(7, at=day(1, 2))
+    organization.use(5_007, at=day(1, 2))
     assert simulate(organization, ["starter"], 1) == {"starter": billed + 500}
-    assert simulate(organization, ["starter", "free"], 12) == {"free": 500, "starter": 4400}
+    assert simulate(organization, ["starter", "free"], 12) == {"free": 5500, "starter": 4400}
     assert simulate(organization, ["starter"], 0) == {"starter": 2907}
 
 
@@ -196,7 +196,7 @@ def test_invalid_simulation_is_rejected(
 
 def test_simulation_reads_only_own_usage() -> None:
     acme, other = create_organization(plan="starter@1"), create_organization("Other")
-    acme.use(100, at=day(1))
+    acme.use(5_100, at=day(1))
     with other.transaction() as session:
         [simulated] = previews.simulate_plans(session, other.id, ["starter"])
         assert simulated.total_minor == 2900

@@ -15,6 +15,7 @@ from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import User, make_key
 from tests.support.billing import BillingOrganization
+from tests.support.holds import put_on_metered
 from tests.support.pages import Browser
 from tests.support.second_process import web_process
 
@@ -27,26 +28,11 @@ TWO = {**SMS, "message": "x" * 200}
 
 @pytest.fixture
 def acme(app: Flask, client: FlaskClient, alice: User) -> BillingOrganization:
-    """Acme on the starter plan since the first of the current month."""
+    """Acme on `metered` since the first of the current month, so that every call costs something."""
     organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     with app.app_context():
-        start(organization)
+        put_on_metered(organization)
     return organization
-
-
-def start(organization: BillingOrganization) -> None:
-    with tenancy.system_session("billing.account") as session:
-        # On every day of the month the period owes the whole base, below which no cap may be.
-        sql = "UPDATE organizations SET created_at = date_trunc('month', now(), 'UTC') WHERE id = :id"
-        session.execute(text(sql), {"id": organization.id})
-    with organization.transaction() as session:
-        periods.ensure_account(session, organization.id)
-        started = session.scalar(text("SELECT started_at FROM subscriptions"))
-    organization.switch("starter@1", started)
-    with tenancy.system_session("billing.account") as session:
-        session.execute(
-            text("UPDATE organizations SET generation = generation + 1 WHERE id = :id"), {"id": organization.id}
-        )
 
 
 def base_of(client: FlaskClient, user: User) -> str:

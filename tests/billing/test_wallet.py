@@ -43,7 +43,7 @@ def test_promotional_credit_is_used_before_purchased() -> None:
     organization = create_organization(plan="starter@1")
     give(organization, 2000, "bought", "purchased")
     give(organization, 500, "welcome")
-    organization.use(305, at=day(10))
+    organization.use(5_305, at=day(10))
     assert close_periods(organization).due_minor == 705
     assert entries(organization) == [("apply", -500), ("apply", -2000)]
     assert audit_actions(organization).count("credit_grant.created") == 2
@@ -184,7 +184,7 @@ def grant_ids(organization: BillingOrganization) -> list[UUID]:
 def test_rest_of_a_mistaken_grant_is_revoked() -> None:
     """B15: of 50.00 granted by mistake an invoice has used 32.05; 17.95 are revoked, once."""
     organization = create_organization(plan="starter@1")
-    organization.use(305, at=day(10))
+    organization.use(5_305, at=day(10))
     give(organization, 5000, "mistake")
     assert close_periods(organization).due_minor == 0
     [grant_id] = grant_ids(organization)

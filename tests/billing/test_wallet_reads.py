@@ -14,11 +14,11 @@ from tests.support.billing_reads import BillingReader, sign_up_for_billing
 
 @pytest.fixture
 def acme(client: FlaskClient) -> BillingReader:
-    """April on starter: 305 segments and ten emails come to 32.06."""
+    """April on starter: 305 segments and ten emails more than it includes come to 32.06."""
     reader = sign_up_for_billing(client)
     with reader.app_context() as account:
-        account.use(305, at=day(10))
-        account.use(10, "email", at=day(12))
+        account.use(5_305, at=day(10))
+        account.use(50_010, "email", at=day(12))
     reader.close()
     return reader
 

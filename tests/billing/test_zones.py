@@ -75,7 +75,7 @@ def test_zone_changes_across_the_date_line_leave_no_gap_or_overlap() -> None:
 def test_february_with_a_leap_day_charges_one_base() -> None:
     start = datetime(2028, 2, 1, tzinfo=UTC)
     organization = create_organization(at=start, plan="starter@1")
-    organization.use(100, at=datetime(2028, 2, 29, 23, 59, 59, tzinfo=UTC))
+    organization.use(5_100, at=datetime(2028, 2, 29, 23, 59, 59, tzinfo=UTC))
     at = datetime(2028, 3, 1, 2, tzinfo=UTC)
     clock.freeze_time(at)
     period_close.close_due(at)
@@ -98,7 +98,7 @@ def test_month_with_a_clock_change_charges_one_base(zone: str, hours: int) -> No
 
 def test_missed_months_are_invoiced_with_their_own_usage() -> None:
     organization = create_organization(at=day(1, month=1), plan="starter@1")
-    for month, quantity in ((1, 100), (2, 200), (3, 300)):
+    for month, quantity in ((1, 5_100), (2, 5_200), (3, 5_300)):
         clock.freeze_time(day(20, month=month))
         with organization.transaction() as session:
             service_terms.get_terms(

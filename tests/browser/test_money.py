@@ -15,15 +15,18 @@ from saas_api.core.db import tenancy
 from tests.browser.conftest import OpenWindow, use_session
 from tests.browser.window import NARROW, NARROWEST, WIDE, Window
 from tests.support.accounts import User, make_key, sign_up
+from tests.support.billing import BillingOrganization
 
 
 @pytest.fixture
 def payer(app: Flask, client: FlaskClient, alice: User) -> User:
-    """Alice, whose organization is on a paid plan and has sent messages."""
+    """Alice, whose organization is on a paid plan and has sent three messages more than it includes."""
     organization_id = ids.parse_id("org", alice.organization_id)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
         actor = Actor("user", str(ids.parse_id("usr", alice.user_id)))
         subscriptions.change_plan(session, organization_id, "starter", "now", actor)
+    with app.app_context():
+        BillingOrganization(organization_id).use(5_000)
     key = make_key(client, alice)
     for _ in range(3):
         response = client.post(

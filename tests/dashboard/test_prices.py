@@ -62,13 +62,17 @@ def test_without_quantities_no_plan_is_the_cheapest() -> None:
     ("query", "sentence"),
     [
         ("sms=50,000&email=20000", "Pro is the cheapest plan for this usage: $359.00 a month."),
-        ("sms=500", "Free is the cheapest plan for this usage: $0.00 a month."),
-        ("sms=500&calls_per_minute=100", "Starter is the cheapest plan for this usage: $34.00 a month."),
+        ("sms=3900", "Free is the cheapest plan for this usage: $29.00 a month."),
+        ("sms=3901", "Starter is the cheapest plan for this usage: $29.00 a month."),
+        ("email=31000", "Starter is the cheapest plan for this usage: $29.00 a month."),
+        ("sms=25000", "Pro is the cheapest plan for this usage: $224.00 a month."),
+        ("sms=250001", "Scale is the cheapest plan for this usage: $1,349.00 a month."),
+        ("sms=500&calls_per_minute=100", "Starter is the cheapest plan for this usage: $29.00 a month."),
         ("sms=500&calls_per_minute=1000000", "No plan allows that many calls per minute."),
     ],
 )
 def test_pricing_names_the_cheapest_plan(client: FlaskClient, query: str, sentence: str) -> None:
-    """R14: Starter costs more than Free for every usage; what it sells is its limit of calls."""
+    """R14: each plan is the cheapest for some usage."""
     page = client.get(f"/pricing?{query}").text
     assert sentence in page.replace("<strong>", "").replace("</strong>", "")
     assert page.count("</span> Cheapest</span>") == ("cheapest" in sentence)

@@ -35,8 +35,8 @@ def test_quick_start_leads_from_sign_up_to_a_paid_invoice_and_a_team(config: dic
 
     preview, upgraded, sent = documents(change)
     assert abs(Decimal(preview["difference"]) - Decimal(upgraded["change"]["total"])) <= Decimal("0.01")
-    assert upgraded["organization"]["plan"] == "starter"
-    assert sent["cost"] == "0.01"
+    assert upgraded["organization"]["plan"] == "pro"
+    assert sent["cost"] == "0.005"
     paid = documents(payment)[-1]
     assert (paid["status"], paid["total_amount"], paid["amount_due"]) == ("paid", "0.01", "0.00")
 

@@ -129,11 +129,16 @@ def publish_meter(code: str, aggregation: str = "sum", dimensions: Sequence[str]
     meters.publish_meter({**content, "dimensions": list(dimensions)}, SYSTEM_ACTOR)
 
 
-def publish_prices(code: str, prices: Mapping[str, Any], *, base: str = "0.00", minimum: str = "0.00") -> str:
+def publish_prices(
+    code: str, prices: Mapping[str, Any], *, base: str = "0.00", minimum: str = "0.00", calls_per_minute: int = 60
+) -> str:
     """Publish a version of a plan that prices these meters, and messages at nothing; returns its id."""
     free = {"model": "per_unit", "unit_price": "0"}
     names = {"plan": code, "name": code.title(), "currency": "USD", "base_amount": base, "min_spend": minimum}
-    content = {"prices": {"sms": free, "email": free, **prices}, "entitlements": {"rate_limit_per_minute": 60}}
+    content = {
+        "prices": {"sms": free, "email": free, **prices},
+        "entitlements": {"rate_limit_per_minute": calls_per_minute},
+    }
     return str(plans.publish_plan({**names, **content}, SYSTEM_ACTOR).version_id)
 
 
@@ -143,6 +148,13 @@ def publish_plan(code: str, *, minimum: str = "0.00", sms_price: str = "0.01") -
     names = {"plan": code, "name": code.title(), "currency": "USD", "base_amount": "0.00", "min_spend": minimum}
     content = {**names, "prices": prices, "entitlements": {"rate_limit_per_minute": 60}}
     plans.publish_plan(content, SYSTEM_ACTOR)
+
+
+def publish_metered() -> str:
+    """Publish `metered`: 29.00 a month, and every unit is charged, an SMS at 0.01 and an email at 0.001."""
+    amounts = {"sms": "0.01", "email": "0.001"}
+    prices = {meter: {"model": "per_unit", "unit_price": amount} for meter, amount in amounts.items()}
+    return publish_prices("metered", prices, base="29.00", calls_per_minute=600)
 
 
 def publish_included_sms(plan: str, quantity: int) -> None:

@@ -40,12 +40,15 @@ def newest_invoice(organization: BillingOrganization) -> Any:
 
 
 def create_invoice(sms: int = 305, email: int = 0, name: str = "Acme") -> tuple[BillingOrganization, Any]:
-    """Create a organization on starter with an invoice for April; 305 segments cost 32.05."""
+    """Create an organization on starter with an invoice for April; 305 segments come to 32.05.
+
+    sms, email: units beyond what starter includes
+    """
     organization = create_organization(name, plan="starter@1")
     add_endpoint(organization)
-    for meter, quantity in (("sms", sms), ("email", email)):
+    for meter, included, quantity in (("sms", 5_000, sms), ("email", 50_000, email)):
         if quantity:
-            organization.use(quantity, meter, at=day(10))
+            organization.use(included + quantity, meter, at=day(10))
     return organization, close_periods(organization)
 
 

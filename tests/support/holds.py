@@ -1,4 +1,4 @@
-"""Acme on the starter plan, which bills an SMS at 0.01, and a service that holds SMS for it."""
+"""Acme on a plan that bills every SMS at 0.01, and a service that holds SMS for it."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,7 +17,7 @@ from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.metering import jobs
 from tests.support.accounts import Headers, User, create_key
-from tests.support.billing import BillingOrganization
+from tests.support.billing import BillingOrganization, publish_metered
 from tests.support.organizations import Organization
 from tests.support.services import create_service, service_headers
 
@@ -108,24 +108,24 @@ class HoldingOrganization(Organization):
 
 @pytest.fixture
 def acme(app: Flask, client: FlaskClient, alice: User) -> HoldingOrganization:
-    """Acme on the starter plan since the first of the current month, with a key and a service."""
+    """Acme on `metered` since the first of the current month, with a key and a service."""
     organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     with app.app_context():
-        put_on_starter(organization)
+        put_on_metered(organization)
     key_id, headers = create_key(client, alice)
     service = service_headers(create_service(app, "completions"))
     return HoldingOrganization(client, alice, service, key_id, headers["X-API-Key"])
 
 
-def put_on_starter(organization: BillingOrganization) -> None:
-    """Put an organization on the starter plan since the first of the month, so that it owes the whole base."""
+def put_on_metered(organization: BillingOrganization) -> None:
+    """Put an organization on `metered` since the first of the month, so that on every day it owes the whole base."""
     with tenancy.system_session("billing.account") as session:
         sql = "UPDATE organizations SET created_at = date_trunc('month', now(), 'UTC') WHERE id = :id"
         session.execute(text(sql), {"id": organization.id})
     with organization.transaction() as session:
         periods.ensure_account(session, organization.id)
         started = session.scalar(text("SELECT started_at FROM subscriptions"))
-    organization.switch("starter@1", started)
+    organization.switch(publish_metered(), started)
     with tenancy.system_session("billing.account") as session:
         sql = "UPDATE organizations SET generation = generation + 1 WHERE id = :id"
         session.execute(text(sql), {"id": organization.id})

@@ -41,7 +41,7 @@ def use(acme: PayingOrganization) -> None:
     acme.use(1_234, at=now - timedelta(minutes=3))
     acme.use(77, "email", at=now - timedelta(minutes=2))
     acme.switch("starter@1", now - timedelta(minutes=1))
-    acme.use(55, at=now - timedelta(seconds=30))
+    acme.use(5_055, at=now - timedelta(seconds=30))
 
 
 def test_current_period_equals_the_api(acme: PayingOrganization, may: Browser) -> None:
